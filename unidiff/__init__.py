@@ -1,0 +1,29 @@
+"""unidiff: one diffusion process, five ways to read it, and a machine that shows they are the same thing."""
+
+from __future__ import annotations
+
+from unidiff.core.chain import ReverseChain
+from unidiff.core.denoiser import Denoiser
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.gaussian import Gaussian
+from unidiff.core.grid import TimeGrid
+from unidiff.core.level import NoiseLevel
+from unidiff.core.prediction import Prediction
+from unidiff.core.process import ForwardProcess
+from unidiff.core.sampling import Sampler, sample
+from unidiff.core.schedule import Schedule
+
+__version__ = "0.1.0"
+__all__ = [
+    "Denoiser",
+    "Diffusion",
+    "ForwardProcess",
+    "Gaussian",
+    "NoiseLevel",
+    "Prediction",
+    "ReverseChain",
+    "Sampler",
+    "Schedule",
+    "TimeGrid",
+    "sample",
+]

@@ -1,0 +1,128 @@
+"""What every public function asks of its arguments, asked once and before any work.
+
+An error names the argument, its value and what was expected. The checks read tensors, so on a GPU they wait for it:
+call them where a user's argument enters, never inside a sampling or training loop.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Time = float | Tensor
+
+
+def right_expand(value: Tensor, like: Tensor) -> Tensor:
+    """Give ``value`` of shape ``[]`` or ``[B]`` the trailing axes it needs to broadcast against ``like`` ``[B, *E]``."""
+    return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an unknown-name error: the nearest known name, then all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def check_name(argument: str, name: str, known: Iterable[str]) -> str:
+    """``name`` if it is among ``known``; else a ValueError with the nearest known name."""
+    known = tuple(known)
+    if name not in known:
+        raise ValueError(f"unknown {argument} {name!r}; {nearest(str(name), known)}")
+    return name
+
+
+def check_finite(argument: str, value: Tensor) -> Tensor:
+    """``value`` unless it holds NaN or infinity."""
+    if not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{argument} must be finite; {bad} of its {value.numel()} values are NaN or infinite")
+    return value
+
+
+def check_positive(argument: str, value: float) -> float:
+    """``value`` if it is a finite number above zero."""
+    if not (0.0 < value < float("inf")):
+        raise ValueError(f"{argument} must be positive and finite, got {value}")
+    return value
+
+
+def check_count(argument: str, value: int, least: int = 1) -> int:
+    """``value`` if it is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{argument} must be an integer of at least {least}, got {value!r}")
+    return value
+
+
+def as_float64(argument: str, value: Any) -> Tensor:
+    """A float64 tensor of ``value`` (number or tensor), on the tensor's own device; NaN is an error."""
+    out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    if torch.isnan(out).any():
+        raise ValueError(f"{argument} must not be NaN, got {_show(out)}")
+    return out
+
+
+def check_time(argument: str, value: Time) -> Tensor:
+    """A time or a batch of times as float64, each in [0, 1]."""
+    out = as_float64(argument, value)
+    if out.numel() and (out.min() < 0.0 or out.max() > 1.0):
+        raise ValueError(f"{argument} must lie in [0, 1] (0 is data, 1 is noise), got {_show(out)}")
+    return out
+
+
+def check_times(s: Time, t: Time) -> tuple[Tensor, Tensor]:
+    """A pair of times with s < t everywhere, on one device."""
+    s64, t64 = check_time("s", s), check_time("t", t)
+    if s64.ndim == 0:
+        s64 = s64.to(t64.device)
+    if t64.ndim == 0:
+        t64 = t64.to(s64.device)
+    if not (s64 < t64).all():
+        raise ValueError(f"s must be earlier than t (s < t), got s = {_show(s64)} and t = {_show(t64)}")
+    return s64, t64
+
+
+def check_state(argument: str, value: Tensor, event_shape: tuple[int, ...] | None = None) -> Tensor:
+    """A floating batch ``[B, *E]``; with ``event_shape`` its trailing axes must be just those."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{argument} must be a floating-point tensor, got {kind}")
+    if value.ndim < 2 and event_shape is None:
+        raise ValueError(f"{argument} must have shape [B, *event], batch first, got {list(value.shape)}")
+    if event_shape is not None and tuple(value.shape[1:]) != tuple(event_shape):
+        expected = ", ".join(["B", *map(str, event_shape)])
+        raise ValueError(f"{argument} must have shape [{expected}], got {list(value.shape)}")
+    return value
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """Every named tensor has one dtype, one device and one shape."""
+    items = list(tensors.items())
+    first_name, first = items[0]
+    for name, other in items[1:]:
+        for what in ("dtype", "device", "shape"):
+            mine, theirs = getattr(first, what), getattr(other, what)
+            if mine != theirs:
+                show = (list(mine), list(theirs)) if what == "shape" else (mine, theirs)
+                raise ValueError(f"{first_name} and {name} must have one {what}, got {show[0]} and {show[1]}")
+
+
+def check_batched(argument: str, value: Tensor, like: Tensor) -> Tensor:
+    """``value`` is one for all (shape ``[]``) or one for each member of the batch ``like``."""
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, like.shape[0])):
+        raise ValueError(
+            f"{argument} must be a number or have shape [{like.shape[0]}] (one for each member of the batch), "
+            f"got shape {list(value.shape)}"
+        )
+    return value
+
+
+def _show(value: Tensor) -> str:
+    if value.numel() <= 4:
+        return str(value.tolist())
+    return f"{value.numel()} values in [{value.min().item():.6g}, {value.max().item():.6g}]"

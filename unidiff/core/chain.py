@@ -1,0 +1,127 @@
+r"""The reverse chain: p_θ(x_s|x_t) on a grid, the one kernel that every view calls its own.
+
+It is the VAE's decoder step, the ancestral sampler's step, the MDP's policy and DxMI's generator:
+
+    p_θ(x_s|x_t) = N(a x_t + b x̂_0(x_t), v),   a, b those of q(x_s|x_t, x_0)   (Ho et al. 2020, eq. 7 and 11)
+
+with one of four variances, c = −expm1(λ_t − λ_s):
+
+    posterior  σ_s² c                       exact when data are a point (Ho et al.'s β̃_t)
+    prior      σ_t² c = σ²_{t|s}            exact when data are N(0, I), up to the chain's scale (their β_t)
+    optimal    σ_s² c + b² Var[x_0|x_t]     exact in the second moment (Bao et al. 2022, eq. 7), b = α_s c
+    learned    log-interpolation of the first two by the network's fraction (Nichol & Dhariwal 2021, eq. 15)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import check_name, check_state, right_expand
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.gaussian import Gaussian
+from unidiff.core.grid import TimeGrid
+from unidiff.core.level import NoiseLevel
+from unidiff.core.prediction import Prediction
+from unidiff.core.process import bridge
+
+Variance = Literal["posterior", "prior", "optimal", "learned"]
+VARIANCES: tuple[Variance, ...] = get_args(Variance)
+
+
+@dataclass(frozen=True)
+class ChainTable:
+    """The chain's coefficients, float64 ``[N]``; row k − 1 steps from t_k to t_{k−1}."""
+
+    on_xt: Tensor
+    on_x0: Tensor
+    log_posterior_var: Tensor
+    log_prior_var: Tensor
+
+
+class ReverseChain:
+    """p_θ(x_{t_{k−1}}|x_{t_k}) for k = 1 … N.
+
+    Args:
+        core: the diffusion core.
+        grid: the times.
+        variance: the rule.
+        x0_variance: for ``"optimal"``, a table ``[N]`` of Var[x_0|x_{t_k}] per dimension (k = 1 … N), in x² units;
+            None asks the denoiser's own ``x0_variance(xt, level)``, which an exact denoiser has.
+
+    Raises:
+        ValueError: an unknown rule; ``"learned"`` without a network that learns it; ``"optimal"`` without a source of
+            Var[x_0|x_t]; an eps- or score-network on a grid that reaches zero SNR.
+    """
+
+    def __init__(
+        self,
+        core: Diffusion,
+        grid: TimeGrid,
+        variance: Variance = "posterior",
+        x0_variance: Tensor | None = None,
+    ) -> None:
+        check_name("variance", variance, VARIANCES)
+        if variance == "learned" and not getattr(core.denoiser, "learned_variance", False):
+            raise ValueError("variance 'learned' needs a denoiser built with learned_variance=True")
+        if variance == "optimal" and x0_variance is None and not hasattr(core.denoiser, "x0_variance"):
+            raise ValueError("variance 'optimal' needs x0_variance, [N] values of Var[x0|xt], or an exact denoiser")
+        if x0_variance is not None and x0_variance.shape != (grid.steps,):
+            raise ValueError(f"x0_variance must have shape [{grid.steps}], got {list(x0_variance.shape)}")
+        self.core = core
+        self.grid = grid
+        self.variance: Variance = variance
+        self.x0_variance = x0_variance
+        self.levels = core.schedule.level(grid.times)
+        core.check_levels(self.levels.alpha[1:])
+        earlier, later = grid.times[:-1], grid.times[1:]
+        step = bridge(core.schedule, earlier, later)
+        _, log_prior = core.process.transition_coefficients(earlier, later)
+        self.table = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior)
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return self.grid.steps
+
+    def step(self, xt: Tensor, k: int, condition: Tensor | None = None, guidance: float = 1.0) -> Gaussian:
+        """p_θ(x_{t_{k−1}}|x_{t_k} = xt), for ``xt`` ``[B, *E]`` and k in 1 … N.
+
+        Raises:
+            ValueError: k outside 1 … N, or xt not ``[B, *E]``.
+        """
+        if not 1 <= k <= self.steps:
+            raise ValueError(f"k must lie in 1 … {self.steps} (a step from t_k to t_(k-1)), got {k}")
+        check_state("xt", xt, self.core.event_shape)
+        prediction = self.core.denoiser(xt, self.levels[k].to(xt), condition, guidance)
+        return self.kernel(xt, k, prediction)
+
+    def kernel(self, xt: Tensor, k: int, prediction: Prediction) -> Gaussian:
+        """The step's Gaussian from a prediction at ``xt`` already made; k is trusted."""
+        on_xt, on_x0 = self.table.on_xt[k - 1].to(xt), self.table.on_x0[k - 1].to(xt)
+        mean = on_xt * xt + on_x0 * prediction.x0
+        return Gaussian(mean, self._log_var(xt, k, prediction))
+
+    def _log_var(self, xt: Tensor, k: int, prediction: Prediction) -> Tensor:
+        posterior, prior = self.table.log_posterior_var[k - 1].to(xt), self.table.log_prior_var[k - 1].to(xt)
+        if self.variance == "posterior":
+            return posterior
+        if self.variance == "prior":
+            # Without noise at t_0 the last step is a decoder's, whatever the rule.
+            return torch.where(torch.isneginf(posterior), posterior, prior)
+        if self.variance == "learned":
+            if prediction.variance_fraction is None:
+                raise ValueError("variance 'learned' needs a prediction with a variance_fraction")
+            return torch.where(
+                torch.isneginf(posterior), posterior, prior.lerp(posterior, 1 - prediction.variance_fraction)
+            )
+        spread = 2 * self.table.on_x0[k - 1].log().to(xt) + self._x0_variance(xt, k, prediction.level).log()
+        return torch.logaddexp(posterior, spread)
+
+    def _x0_variance(self, xt: Tensor, k: int, level: NoiseLevel) -> Tensor:
+        if self.x0_variance is not None:
+            return self.x0_variance[k - 1].to(xt)
+        return right_expand(self.core.denoiser.x0_variance(xt, level), xt)  # pyright: ignore

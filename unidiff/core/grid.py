@@ -1,0 +1,118 @@
+r"""A time grid: 0 ≤ t_0 < t_1 < … < t_N = 1, N steps. Sampling walks it from t_N down to t_0.
+
+Uniform: t_i = i/N. Quadratic: t_i = (i/N)² (Song et al. 2021, DDIM, appendix D.2). Karras: (σ/α)^{1/ρ} evenly spaced
+(Karras et al. 2022, eq. 5). Uniform in log-SNR: λ evenly spaced (Lu et al. 2022). The last two need finite ends of λ
+unless other ends are given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import check_count, check_positive
+from unidiff.core.schedule import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """Strictly increasing times ``[N + 1]``, float64, the first at least 0 and the last exactly 1.
+
+    Raises:
+        ValueError: fewer than two times, NaN, outside [0, 1], not increasing, or a last time other than 1.
+    """
+
+    times: Tensor
+
+    def __init__(self, times: Sequence[float] | Tensor) -> None:
+        t = torch.as_tensor(times, dtype=torch.float64).detach().cpu().flatten()
+        if t.numel() < 2:
+            raise ValueError(f"times must hold at least two times, got {t.tolist()}")
+        if torch.isnan(t).any() or t[0] < 0 or t[-1] != 1:
+            raise ValueError(f"times must start at 0 or later and end at 1, got {t[0].item()} … {t[-1].item()}")
+        steps = t.diff()
+        if (steps <= 0).any():
+            i = int((steps <= 0).nonzero()[0])
+            raise ValueError(f"times must increase strictly, got {t[i].item()} then {t[i + 1].item()} at index {i}")
+        object.__setattr__(self, "times", t)
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return self.times.numel() - 1
+
+    def __len__(self) -> int:
+        return self.times.numel()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TimeGrid) and torch.equal(self.times, other.times)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    @staticmethod
+    def uniform(steps: int, first: float = 0.0) -> TimeGrid:
+        """N even steps from ``first`` to 1."""
+        return TimeGrid(_spaced(first, 1.0, check_count("steps", steps)))
+
+    @staticmethod
+    def quadratic(steps: int, first: float = 0.0) -> TimeGrid:
+        """√t evenly spaced from ``first`` to 1: finer near the data."""
+        return TimeGrid(_ends(_spaced(first**0.5, 1.0, check_count("steps", steps)).square(), first))
+
+    @staticmethod
+    def karras(steps: int, schedule: Schedule, rho: float = 7.0, first: float = 0.0) -> TimeGrid:
+        """(σ/α)^{1/ρ} evenly spaced from t = ``first`` to 1."""
+        check_positive("rho", rho)
+        log_snr = _log_snr_ends(schedule, first)
+        roots = _spaced(*(-log_snr / (2 * rho)).exp().tolist(), check_count("steps", steps))
+        return TimeGrid(_ends(schedule.time(_inside(-2 * rho * roots.log(), log_snr)), first))
+
+    @staticmethod
+    def uniform_log_snr(steps: int, schedule: Schedule, first: float = 0.0) -> TimeGrid:
+        """λ evenly spaced from λ(``first``) to λ(1)."""
+        log_snr = _log_snr_ends(schedule, first)
+        values = _spaced(*log_snr.tolist(), check_count("steps", steps))
+        return TimeGrid(_ends(schedule.time(_inside(values, log_snr)), first))
+
+    def save(self, path: str | Path) -> None:
+        """Write the times as JSON."""
+        Path(path).write_text(json.dumps({"times": self.times.tolist()}) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> TimeGrid:
+        """Read what :meth:`save` wrote. Raises ValueError for a file that holds no grid."""
+        try:
+            return TimeGrid(json.loads(Path(path).read_text())["times"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"path must hold a time grid ({{'times': [...]}}), {path} does not") from error
+
+    def __repr__(self) -> str:
+        return f"TimeGrid({self.steps} steps from {self.times[0].item():g} to 1)"
+
+
+def _spaced(first: float, last: float, steps: int) -> Tensor:
+    return torch.linspace(first, last, steps + 1, dtype=torch.float64)
+
+
+def _ends(times: Tensor, first: float) -> Tensor:
+    times[0], times[-1] = first, 1.0
+    return times
+
+
+def _inside(values: Tensor, ends: Tensor) -> Tensor:
+    return values.clamp(float(ends.min()), float(ends.max()))
+
+
+def _log_snr_ends(schedule: Schedule, first: float) -> Tensor:
+    ends = schedule.log_snr(torch.tensor([first, 1.0], dtype=torch.float64)).detach()
+    if not torch.isfinite(ends).all():
+        raise ValueError(
+            f"first must be a time at which the log-SNR is finite (and so must time 1), got first = {first} "
+            f"with log-SNRs {ends.tolist()}; pass a later first time"
+        )
+    return ends

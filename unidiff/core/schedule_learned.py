@@ -1,0 +1,88 @@
+r"""A learned schedule: any smooth decreasing λ(t), its ends and its inside free to move (Kingma et al. 2021, app. H).
+
+λ(t) = λ_max − (λ_max − λ_min) h(t),  h(t) = (k(t) − k(0))/(k(1) − k(0)),  k(t) = t + Σ_j w_j sigmoid(r_j (t − c_j)),
+with w_j, r_j > 0, so k increases and h runs from 0 to 1. The ends are parameters of their own: they set the bound,
+the inside only sets the variance of its estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unidiff.core.boundary import check_count
+from unidiff.core.schedule import Schedule
+
+_BISECTIONS = 60
+
+
+class Learned(nn.Module, Schedule):
+    """The monotone schedule above; parameters are float64 whatever the network's dtype."""
+
+    kind = "learned"
+
+    def __init__(
+        self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, units: int = 16, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if not -math.inf < log_snr_min < log_snr_max < math.inf:
+            raise ValueError(
+                "log_snr must decrease between finite ends: log_snr_max must exceed log_snr_min, "
+                f"got log_snr_max = {log_snr_max} and log_snr_min = {log_snr_min}"
+            )
+        check_count("units", units)
+        self._built_with = {
+            "log_snr_max": log_snr_max, "log_snr_min": log_snr_min, "units": units, "seed": seed
+        }  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        raw = torch.randn(3, units, generator=generator, dtype=torch.float64)
+        self.log_snr_max = nn.Parameter(torch.tensor(log_snr_max, dtype=torch.float64))
+        self.log_span = nn.Parameter(torch.tensor(log_snr_max - log_snr_min, dtype=torch.float64).log())
+        self.raw_weight = nn.Parameter(raw[0] - 2.0)
+        self.raw_rate = nn.Parameter(raw[1] + 4.0)
+        self.center = nn.Parameter(torch.linspace(0.0, 1.0, units, dtype=torch.float64) + 0.05 * raw[2])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Learned:
+        """Move with the module that holds this one, but stay float64: a schedule in half precision is no schedule."""
+        super()._apply(fn, recurse)
+        for p in self.parameters():
+            p.data = p.data.to(torch.float64)
+        return self
+
+    def _units(self, t: Tensor) -> Tensor:
+        return torch.sigmoid(F.softplus(self.raw_rate) * (t[..., None] - self.center))
+
+    def _k(self, t: Tensor) -> Tensor:
+        return t + (F.softplus(self.raw_weight) * self._units(t)).sum(-1)
+
+    def _k_derivative(self, t: Tensor) -> Tensor:
+        units = self._units(t)
+        weight = F.softplus(self.raw_weight) * F.softplus(self.raw_rate)
+        return 1 + (weight * units * (1 - units)).sum(-1)
+
+    def _ends(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        first, last = self._k(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device)).unbind()
+        return first, last - first
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        first, rise = self._ends(t)
+        return self.log_snr_max - self.log_span.exp() * (self._k(t) - first) / rise
+
+    def _log_snr_derivative(self, t: Tensor) -> Tensor:
+        return -self.log_span.exp() * self._k_derivative(t) / self._ends(t)[1]
+
+    @torch.no_grad()
+    def _time(self, log_snr: Tensor) -> Tensor:
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            noisier = self._log_snr(middle) < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return 0.5 * (low + high)
+
+    def _options(self) -> dict[str, Any]:
+        return dict(self._built_with)

@@ -1,0 +1,212 @@
+r"""Samplers as tables: each method is rows of coefficients, and no method is a loop.
+
+One row advances the state from a level t to a level s by
+
+    x ← a x + b D + e D' + f x' + n ξ,      D = x̂_0(x, t),
+
+with D' and x' (the registers) what D and x were when a row last said ``keep``, and ξ ~ N(0, I). With the DDIM(η)
+coefficients (a_η, b_η, ς_η) of :func:`unidiff.core.process.bridge`, h = ½(λ_s − λ_t) and r = h_before/h:
+
+==================  ====================================================================================  ======
+method              row                                                                                   order
+==================  ====================================================================================  ======
+``ancestral``       the chain's kernel, posterior variance: (a_1, b_1, ς_1); Ho et al. 2020, alg. 2        1 weak
+``ddim``            (a_η, b_η, ς_η); Song et al. 2021, eq. 12                                              1
+``euler``           Euler in t on dx/dt = f x − ½ g² s; Song et al. 2021 (SDE), eq. 13                     1
+``heun``            trapezoid in σ/α on x/α, two rows a step; Karras et al. 2022, alg. 1                   2
+``dpm++2m``         (a_0, b_0(1 + 1/2r), −b_0/2r, 0); Lu et al. 2022 (DPM-Solver++), alg. 2                2
+``sde``             Euler–Maruyama in t on dx = (f x − g² s) dt + g dW̄; Song et al. 2021 (SDE), eq. 6      1 weak
+``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r, ς_1); Lu et al. 2022, eq. 18                             1 weak
+==================  ====================================================================================  ======
+
+Orders are in the largest step; the weak ones are of means and covariances. A step into λ = ∞ is of first order in
+every method, since no h exists there; it is exact if x̂_0 no longer changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from unidiff.core.grid import TimeGrid
+from unidiff.core.process import bridge
+from unidiff.core.schedule import Schedule
+
+Method = Literal["ancestral", "ddim", "euler", "heun", "dpm++2m", "sde", "sde-dpm++2m"]
+METHODS: tuple[Method, ...] = get_args(Method)
+ORDERS: dict[Method, int] = {
+    "ancestral": 1,
+    "ddim": 1,
+    "euler": 1,
+    "heun": 2,
+    "dpm++2m": 2,
+    "sde": 1,
+    "sde-dpm++2m": 1,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in the order they run, float64 on the host, each column ``[R]``.
+
+    Attributes:
+        t, log_snr, alpha, sigma: the level at which the row asks the denoiser.
+        on_xt, on_x0, on_kept_x0, on_kept_xt, noise: the coefficients a, b, e, f, n.
+        keep: whether this row's D and x go into the registers after it.
+        step: which of the grid's N steps (0 first) the row belongs to.
+    """
+
+    t: Tensor
+    log_snr: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    on_xt: Tensor
+    on_x0: Tensor
+    on_kept_x0: Tensor
+    on_kept_xt: Tensor
+    noise: Tensor
+    keep: Tensor
+    step: Tensor
+
+    @property
+    def rows(self) -> int:
+        """R, the number of network evaluations."""
+        return self.t.numel()
+
+    def __getitem__(self, rows: Tensor) -> Table:
+        return Table(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A grid's steps in the order they are walked, from t_N down: ``[N]`` columns of the two levels of each."""
+
+    schedule: Schedule
+    s: Tensor
+    t: Tensor
+
+    @staticmethod
+    def of(schedule: Schedule, grid: TimeGrid) -> Steps:
+        """The steps of ``grid``."""
+        down = grid.times.flip(0)
+        return Steps(schedule, down[1:], down[:-1])
+
+
+def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float = 0.0) -> Table:
+    """The table of ``method`` on ``grid``; ``eta`` in [0, 1] is DDIM's alone. Raises ValueError if a row is not finite."""
+    steps = Steps.of(schedule, grid)
+    table = (
+        _family(steps, eta, multistep=False) if method == "ddim" else _BUILDERS[method](steps)
+    )
+    for column in fields(table):
+        values = getattr(table, column.name)
+        if column.name != "log_snr" and not torch.isfinite(values.to(torch.float64)).all():
+            raise ValueError(
+                f"method {method!r} has no finite step on this grid ({column.name}); it needs a finite log-SNR and "
+                "derivative at each time but the first: use a later first time or a schedule with finite ends"
+            )
+    return table
+
+
+def _table(steps: Steps, on_xt: Tensor, on_x0: Tensor, noise: Tensor, on_kept_x0: Tensor | None = None) -> Table:
+    """One row a step, D kept after each if anything reads it."""
+    level = steps.schedule.level(steps.t)
+    zero = torch.zeros_like(steps.t)
+    return Table(
+        level.t,
+        level.log_snr.detach(),
+        level.alpha.detach(),
+        level.sigma.detach(),
+        on_xt.detach(),
+        on_x0.detach(),
+        zero if on_kept_x0 is None else on_kept_x0.detach(),
+        zero,
+        noise.detach(),
+        torch.full(steps.t.shape, on_kept_x0 is not None),
+        torch.arange(steps.t.numel()),
+    )
+
+
+def _family(steps: Steps, eta: float, multistep: bool) -> Table:
+    """DDIM(η); with ``multistep`` D is extrapolated to the middle of the step from the one before."""
+    member = bridge(steps.schedule, steps.s, steps.t, eta)
+    noise = (0.5 * member.log_var).exp()
+    if not multistep:
+        return _table(steps, member.on_xt, member.on_x0, noise)
+    log_snr = steps.schedule.log_snr(steps.t)
+    h = steps.schedule.log_snr(steps.s) - log_snr
+    half_inverse_r = torch.zeros_like(h)
+    half_inverse_r[1:] = 0.5 * h[1:] / h[:-1]
+    half_inverse_r[~torch.isfinite(half_inverse_r)] = 0.0
+    extrapolated = member.on_x0 * half_inverse_r
+    return _table(steps, member.on_xt, member.on_x0 + extrapolated, noise, -extrapolated)
+
+
+def _euler(steps: Steps, noisy: bool) -> Table:
+    """Euler in t: drift f x − w g² s with w = ½ (flow) or 1 (reverse SDE), and s = (α D − x)/σ²; g²/σ² = −λ'."""
+    schedule, dt = steps.schedule, steps.s - steps.t
+    share = 1.0 if noisy else 0.5
+    rate = -share * schedule.log_snr_derivative(steps.t)
+    on_xt = 1 + dt * (schedule.drift(steps.t) + rate)
+    on_x0 = -dt * rate * schedule.alpha(steps.t)
+    noise = (-dt * schedule.diffusion2(steps.t)).sqrt() if noisy else torch.zeros_like(dt)
+    return _table(steps, on_xt, on_x0, noise)
+
+
+def _heun(steps: Steps) -> Table:
+    """With y = x/α, ρ = σ/α: a row to y_s = y + Δρ d, d = (y − D)/ρ; then y_s = y' + ½Δρ(d' + d), d at (y_s, ρ_s)."""
+    schedule = steps.schedule
+    first = _family(steps, 0.0, multistep=False)
+    ratio = (-0.5 * schedule.log_snr(torch.stack([steps.s, steps.t]))).exp()
+    delta = ratio[0] - ratio[1]
+    scale = schedule.alpha(steps.s) / schedule.alpha(steps.t)
+    target = schedule.level(steps.s)
+    half_s, half_t = 0.5 * delta / ratio[0], 0.5 * delta / ratio[1]
+    second = Table(
+        target.t,
+        target.log_snr.detach(),
+        target.alpha.detach(),
+        target.sigma.detach(),
+        on_xt=half_s.detach(),
+        on_x0=-(target.alpha * half_s).detach(),
+        on_kept_x0=-(target.alpha * half_t).detach(),
+        on_kept_xt=(scale * (1 + half_t)).detach(),
+        noise=torch.zeros_like(delta),
+        keep=torch.zeros_like(first.keep),
+        step=first.step,
+    )
+    kept = Table(**{**_columns(first), "keep": torch.ones_like(first.keep)})
+    both = Table(**{k: torch.stack([v, _columns(second)[k]], 1).flatten() for k, v in _columns(kept).items()})
+    exists = torch.ones(both.rows, dtype=torch.bool)
+    exists[1::2] = target.sigma > 0
+    return both[exists]
+
+
+def _columns(table: Table) -> dict[str, Tensor]:
+    return {f.name: getattr(table, f.name) for f in fields(table)}
+
+
+_BUILDERS: dict[Method, Callable[[Steps], Table]] = {
+    "ancestral": lambda steps: _family(steps, 1.0, multistep=False),
+    "euler": lambda steps: _euler(steps, noisy=False),
+    "heun": _heun,
+    "dpm++2m": lambda steps: _family(steps, 0.0, multistep=True),
+    "sde": lambda steps: _euler(steps, noisy=True),
+    "sde-dpm++2m": lambda steps: _family(steps, 1.0, multistep=True),
+}
+
+
+def default_grid(schedule: Schedule, steps: int, method: Method) -> TimeGrid:
+    """Uniform in log-SNR where a method's steps are in σ or t and λ's ends are finite, else uniform in t.
+
+    A Karras schedule's uniform t is Karras' own grid.
+    """
+    ends = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    stiff = method in ("euler", "heun", "sde") and schedule.variance_preserving
+    if stiff and bool(torch.isfinite(ends).all()):
+        return TimeGrid.uniform_log_snr(steps, schedule)
+    return TimeGrid.uniform(steps)
