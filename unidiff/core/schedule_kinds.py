@@ -277,7 +277,8 @@ class FromBetas(Schedule):
         knots = self._knots.to(t.device)
         position = t * self.steps
         # i/T·T may miss i by a rounding; a knot must be met exactly.
-        position = torch.where((position - position.round()).abs() < 1e-9, position.round(), position)
+        off = (position.round() - position).detach()
+        position = position + off * (off.abs() < 1e-9)
         left = self._segment(position)
         slope = knots[left + 1] - knots[left]
         # From the nearer knot, so that each knot is met exactly and the slope stays in the graph.

@@ -1,0 +1,36 @@
+"""The registry: every identity that unidiff knows, by name. The CLI, the tests and the report all read this one."""
+
+from __future__ import annotations
+
+import importlib
+
+from unidiff.core.boundary import check_name
+from unidiff.identities.laws import Identity
+
+VIEWS = ("core", "score", "vae", "thermo", "ebm", "rl", "paths")
+
+_GROUPS = ("schedules", "kernels", "predictions", "chains", "orders", "truths", "scores", "flows", "bounds", "training")
+_KNOWN: dict[str, Identity] = {}
+
+
+def register(kind: type[Identity]) -> type[Identity]:
+    """Enter an identity; a class decorator. Raises ValueError for a taken name or an unknown view."""
+    if kind.name in _KNOWN:
+        raise ValueError(f"name must be new, got {kind.name!r} again")
+    for view in kind.views:
+        check_name("view", view, VIEWS)
+    _KNOWN[kind.name] = kind()
+    return kind
+
+
+def all() -> list[Identity]:  # noqa: A001 - ud.identities.all() is the pinned name
+    """Every identity, in the order of its group."""
+    for group in _GROUPS:
+        importlib.import_module(f"unidiff.identities.{group}")
+    return list(_KNOWN.values())
+
+
+def get(name: str) -> Identity:
+    """The identity ``name``. Raises ValueError with the nearest known name."""
+    all()
+    return _KNOWN[check_name("identity", name, _KNOWN)]
