@@ -1,0 +1,216 @@
+r"""Items 12 to 14: the denoiser, the score and the posterior covariance are one object; matching either matches both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import right_expand
+from unidiff.identities.case import Case
+from unidiff.identities.chains import denoiser_kappa
+from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
+from unidiff.identities.registry import register
+from unidiff.identities.truths import score_kappa
+
+
+def few(case: Case) -> int:
+    """How many members to differentiate through: a Jacobian of a data set's denoiser is dear."""
+    return min(case.batch, 16)
+
+
+@register
+class TweedieMean(Algebraic):
+    """Item 12, first order: the core's x̂_0 against the world's score. κ: (|z| + α κ(x̂_0))/α."""
+
+    name = "tweedie"
+    statement = r"E[x_0|z]=\frac{z+\sigma^2\nabla\log q_t(z)}{\alpha}"
+    views = ("core", "score", "vae")
+    source = "Robbins 1956; Efron 2011, eq. 1.4"
+    conditions = "the exact denoiser"
+    subject = "optimal"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        score = case.world.diffuse(case.level.alpha, case.level.sigma).score(case.xt)
+        alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
+        kappa = sigma.square() * score_kappa(case) / alpha
+        yield Sides(case.prediction.x0.detach(), (case.xt + sigma.square() * score) / alpha, kappa)
+        yield Sides(case.prediction.score.detach(), score, score_kappa(case))
+
+
+@register
+class TweedieCovariance(Algebraic):
+    """Item 12, second order, along a random direction u: Cov u against (σ²/α²)(u + σ²∇s u).
+
+    κ: (σ²/α²)(|u| + σ²|∇s u|), and what the logits' rounding does to a third moment, δℓ·std³/std.
+    """
+
+    name = "tweedie-covariance"
+    statement = r"\mathrm{Cov}[x_0|z]=\frac{\sigma^2}{\alpha^2}\left(I+\sigma^2\nabla s\right)"
+    views = ("core", "score", "thermo")
+    source = "Efron 2011, eq. 2.8; Meng et al. 2021, theorem 1"
+    subject = "schedule"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        n = few(case)
+        z, level = case.xt[::4][:n], case.level[slice(None, None, 4)][slice(0, n)]
+        u = case.normal("direction", *z.shape)
+        turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, u)
+        alpha, sigma = right_expand(level.alpha, z), right_expand(level.sigma, z)
+        posterior = case.world.posterior(z, level.alpha, level.sigma)
+        own = torch.einsum("bij,bj->bi", posterior.covariance, u.flatten(1)).reshape(z.shape)
+        right = (sigma / alpha).square() * (u + sigma.square() * turned)
+        std = posterior.variance.clamp(min=0).sqrt().flatten(1).norm(dim=1)
+        logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
+        spread = right_expand(logit * std.square() * u.flatten(1).norm(dim=1), z)
+        kappa = (sigma / alpha).square() * (u.abs() + sigma.square() * turned.abs()) + spread
+        yield Sides(own, right, kappa)
+
+
+@register
+class SymmetricJacobian(Algebraic):
+    """The exact denoiser is a gradient field: uᵀJw = wᵀJu. κ: what rounds each product, ‖u‖‖w‖ with J's logits."""
+
+    name = "symmetric-jacobian"
+    statement = r"\frac{\partial\hat x_0}{\partial z}=\left(\frac{\partial\hat x_0}{\partial z}\right)^{\!\top}"
+    views = ("core", "score", "ebm")
+    source = "Saremi 2019; item 12"
+    conditions = "the exact denoiser"
+    subject = "optimal"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        n = few(case)
+        z, level = case.xt[::4][:n], case.level[slice(None, None, 4)][slice(0, n)]
+        u, w = case.normal("symmetric u", *z.shape), case.normal("symmetric w", *z.shape)
+
+        def denoise(x: Tensor) -> Tensor:
+            return case.core.denoiser(x, level).x0
+
+        left = (_vjp(denoise, z, u) * w).flatten(1).sum(1)
+        right = (_vjp(denoise, z, w) * u).flatten(1).sum(1)
+        variance = case.world.posterior(z, level.alpha, level.sigma).variance.clamp(min=0).flatten(1)
+        logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
+        # J = (α/σ²) Cov; its entries inherit the weights' rounding, and a 1/α where x̂_0 is nearly z/α.
+        size = level.alpha / level.sigma.square() * variance.sum(1) * logit
+        yield Sides(left, right, size * u.flatten(1).norm(dim=1) * w.flatten(1).norm(dim=1) / case.dim**0.5)
+
+
+def _vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a function of one state
+    z = z.detach().clone().requires_grad_()
+    (out,) = torch.autograd.grad(function(z), z, vector)
+    return out
+
+
+def _field(case: Case, z: Tensor) -> tuple[Tensor, Tensor]:
+    """A smooth test field φ(z) = tanh(a∘z + b) − c∘z and its divergence, in closed form: no network, no autograd."""
+    a, b, c = (case.normal(f"field {name}", z.shape[1]) for name in "abc")
+    a, c = 0.5 + a.abs() * 0.3, 0.3 + 0.1 * c
+    inner = torch.tanh(a * z + b)
+    return inner - c * z, (a * (1 - inner.square()) - c).sum(1)
+
+
+@register
+class Stein(MonteCarlo):
+    """Item 14's Stein identity on a test field. Size compared: E|∇·φ|."""
+
+    name = "stein"
+    statement = r"E\left[\phi\cdot s+\nabla\cdot\phi\right]=0"
+    views = ("score",)
+    source = "Stein 1981; Hyvarinen 2005, theorem 1"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        field, divergence = _field(case, draws.xt.flatten(1))
+        along = (field * draws.score.flatten(1)).sum(1)
+        return along + divergence, along.abs().mean().reshape(1)
+
+
+@register
+class Hyvarinen(MonteCarlo):
+    """Item 14 with R from item 13's posterior variance, so that the explicit side never squares the score."""
+
+    name = "hyvarinen"
+    statement = (
+        r"\frac12E\|\phi-s\|^2=E\left[\frac12\|\phi\|^2+\nabla\cdot\phi\right]+\frac12R,\quad"
+        r"R=\frac{D}{\sigma^2}-\frac{\alpha^2}{\sigma^4}\mathrm{mmse}"
+    )
+    views = ("score", "thermo")
+    source = "Hyvarinen 2005, theorem 1"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        score = draws.score.flatten(1)
+        field, divergence = _field(case, draws.xt.flatten(1))
+        fisher = case.dim / draws.level.sigma.square() - (
+            draws.level.alpha.square() / draws.level.sigma**4 * draws.trace
+        )
+        explicit = 0.5 * (field - score).square().sum(1)
+        implicit = 0.5 * field.square().sum(1) + divergence + 0.5 * fisher
+        var = draws.level.sigma.square()
+        return (explicit - implicit) * var, (explicit * var).mean().reshape(1)
+
+
+@register
+class DsmEsm(MonteCarlo):
+    """Item 13 for the core's own score: the two losses differ by a constant that knows nothing of it."""
+
+    name = "dsm-esm"
+    statement = (
+        r"E\left\|\hat s+\tfrac{\varepsilon}{\sigma}\right\|^2=E\|\hat s-s\|^2+\frac{\alpha^2}{\sigma^4}\mathrm{mmse}"
+    )
+    views = ("score", "vae")
+    source = "Vincent 2011, eq. 11"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        sigma = draws.level.sigma
+        own = case.core.denoiser(draws.xt, draws.level).score.detach().flatten(1)
+        field, _ = _field(case, draws.xt.flatten(1))
+        own = own + 0.3 * field
+        target = -draws.noise.flatten(1) / sigma[:, None]
+        denoising = (own - target).square().sum(1)
+        explicit = (own - draws.score.flatten(1)).square().sum(1)
+        constant = draws.level.alpha.square() / sigma**4 * draws.trace
+        return (denoising - explicit - constant) * sigma.square(), (denoising * sigma.square()).mean().reshape(1)
+
+
+@register
+class DsmGradient(MonteCarlo):
+    """Item 13's gradients: along a direction φ of the score, DSM and ESM have one slope."""
+
+    name = "dsm-gradient"
+    statement = r"\partial_\theta E\|\hat s+\tfrac\varepsilon\sigma\|^2=\partial_\theta E\|\hat s-s\|^2"
+    views = ("score", "vae")
+    source = "Vincent 2011, section 4.2"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        sigma = draws.level.sigma[:, None]
+        field, _ = _field(case, draws.xt.flatten(1))
+        slope = field * (draws.noise.flatten(1) / sigma + draws.score.flatten(1)) * sigma
+        return slope.sum(1), (field.square().sum(1).mean() * case.dim).sqrt().reshape(1)
+
+
+@register
+class Hutchinson(MonteCarlo):
+    """Item 17: the divergence of the exact score by random probes, against −D/σ² + (α²/σ⁴) tr Cov[x_0|z]."""
+
+    name = "hutchinson"
+    statement = r"E_v\left[v^\top\nabla s\,v\right]=\nabla\cdot s"
+    views = ("score",)
+    source = "Hutchinson 1989; Song et al. 2021 (SDE), appendix D.2"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        n = max(256, draws.xt.shape[0] // 4) if case.dim > 16 else draws.xt.shape[0]
+        every = slice(None, None, draws.xt.shape[0] // n)
+        z, level, trace = draws.xt[every], draws.level[every], draws.trace[every]
+        probe = torch.sign(case.normal("probe", *z.shape))
+        turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, probe)
+        estimate = (turned * probe).flatten(1).sum(1) * level.sigma.square()
+        exact = -case.dim + (level.alpha / level.sigma).square() * trace
+        return estimate - exact, torch.full((1,), float(case.dim), dtype=torch.float64)
