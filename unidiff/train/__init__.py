@@ -1,0 +1,37 @@
+"""Training a denoiser: data, weightings, the loop, checkpoints, and how far the samples are from the data."""
+
+from __future__ import annotations
+
+from unidiff.train import metrics, presets
+from unidiff.train.build import build_core
+from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
+from unidiff.train.config import TrainConfig
+from unidiff.train.data import DataError, Dataset, load_data
+from unidiff.train.loss import denoising_loss
+from unidiff.train.presets import quick_digits
+from unidiff.train.times import antithetic_times, finite_span
+from unidiff.train.trainer import Trainer
+from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
+
+__all__ = [
+    "WEIGHTINGS",
+    "Checkpoint",
+    "CheckpointError",
+    "DataError",
+    "Dataset",
+    "TrainConfig",
+    "Trainer",
+    "WeightingOptions",
+    "antithetic_times",
+    "build_core",
+    "denoising_loss",
+    "elbo_weight",
+    "finite_span",
+    "load_core",
+    "load_data",
+    "metrics",
+    "presets",
+    "quick_digits",
+    "save_core",
+    "weight",
+]

@@ -1,0 +1,100 @@
+"""From a configuration and data to a core with new parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from unidiff.core import networks
+from unidiff.core.denoiser import Denoiser
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.schedule import Schedule
+from unidiff.train.config import TrainConfig
+from unidiff.train.data import Dataset
+
+
+def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
+    """The core that ``config`` asks for, fitted to the data's shape, classes and standard deviation; on its device.
+
+    The parameters are a function of ``config.seed`` alone; torch's default generator is left as it was.
+
+    Raises:
+        ValueError: a network that the data's shape does not fit, or conditioning on data without labels.
+    """
+    if config.conditional and data.num_classes is None:
+        raise ValueError(f"conditional needs labels, and {data.name} has none")
+    num_classes = data.num_classes if config.conditional else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = networks.build(_network_config(config, data, num_classes))
+    denoiser = Denoiser(
+        network,
+        data.event_shape,
+        config.prediction,
+        config.preconditioning,
+        data_std=data.std if config.preconditioning == "edm" else 1.0,
+        num_classes=num_classes,
+    )
+    core = Diffusion(Schedule.named(config.schedule), denoiser)
+    return core.to(device=config.torch_device, dtype=config.torch_dtype)
+
+
+def _network_config(config: TrainConfig, data: Dataset, num_classes: int | None) -> dict[str, Any]:
+    shape = data.event_shape
+    if config.network == "mlp":
+        if len(shape) != 1:
+            raise ValueError(f"network 'mlp' takes flat data, got data of shape {list(shape)}; use data.flatten()")
+        return {
+            "kind": "mlp", "dim": shape[0], "width": config.width, "depth": config.depth, "num_classes": num_classes
+        }  # fmt: skip
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise ValueError(f"network 'unet' takes square images [C, S, S], got data of shape {list(shape)}")
+    return {
+        "kind": "unet", "channels": shape[0], "image_size": shape[1], "width": config.width,
+        "multipliers": config.multipliers, "blocks": config.blocks, "attention": config.attention,
+        "num_classes": num_classes, "dropout": config.dropout, "fourier_features": config.fourier_features,
+    }  # fmt: skip
+
+
+def describe(core: Diffusion) -> dict[str, Any]:
+    """The core without its numbers, JSON-ready, for :func:`rebuild`.
+
+    Raises:
+        ValueError: the denoiser is no :class:`~unidiff.core.denoiser.Denoiser`, or its network has no ``config()``.
+    """
+    denoiser = core.denoiser
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(f"core must hold a Denoiser to be saved, got {type(denoiser).__name__}")
+    config = getattr(denoiser.network, "config", None)
+    if config is None:
+        raise ValueError(
+            f"network must have config() to be saved, {type(denoiser.network).__name__} has none; "
+            "see unidiff.core.networks.register"
+        )
+    return {
+        "schedule": core.schedule.config(),
+        "network": config(),
+        "denoiser": {
+            "event_shape": list(denoiser.event_shape),
+            "prediction": denoiser.prediction,
+            "preconditioning": denoiser.preconditioning,
+            "data_std": denoiser.data_std,
+            "learned_variance": denoiser.learned_variance,
+            "num_classes": denoiser.num_classes,
+        },
+    }
+
+
+def rebuild(description: Mapping[str, Any]) -> Diffusion:
+    """The core that :func:`describe` described, with new parameters. Raises ValueError where it describes none."""
+    try:
+        options = dict(description["denoiser"])
+        event_shape = tuple(options.pop("event_shape"))
+        with torch.random.fork_rng(devices=[]):
+            network = networks.build(description["network"])
+        denoiser = Denoiser(network, event_shape, **options)
+        return Diffusion(Schedule.from_config(description["schedule"]), denoiser)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"description does not describe a core: {error!r}") from error
