@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unidiff import identities, train, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -25,5 +26,8 @@ __all__ = [
     "Sampler",
     "Schedule",
     "TimeGrid",
+    "identities",
     "sample",
+    "train",
+    "worlds",
 ]
