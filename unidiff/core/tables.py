@@ -16,10 +16,11 @@ method              row                                                         
 ``heun``            trapezoid in σ/α on x/α, two rows a step; Karras et al. 2022, alg. 1                   2
 ``dpm++2m``         (a_0, b_0(1 + 1/2r), −b_0/2r, 0); Lu et al. 2022 (DPM-Solver++), alg. 2                2
 ``sde``             Euler–Maruyama in t on dx = (f x − g² s) dt + g dW̄; Song et al. 2021 (SDE), eq. 6      1 weak
-``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r, ς_1); Lu et al. 2022, eq. 18                             1 weak
+``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r, ς_1); Lu et al. 2022, eq. 18                             2 weak
 ==================  ====================================================================================  ======
 
-Orders are in the largest step; the weak ones are of means and covariances. A step into λ = ∞ is of first order in
+Orders are in the largest step; the weak ones are of means and covariances where x̂_0 is affine (the extrapolation's
+noise is that of the step before, which has the covariance that its own would have, to second order). A step into λ = ∞ is of first order in
 every method, since no h exists there; it is exact if x̂_0 no longer changes.
 """
 
@@ -45,7 +46,7 @@ ORDERS: dict[Method, int] = {
     "heun": 2,
     "dpm++2m": 2,
     "sde": 1,
-    "sde-dpm++2m": 1,
+    "sde-dpm++2m": 2,
 }
 
 

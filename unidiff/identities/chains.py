@@ -271,8 +271,12 @@ class FoldedTables(Algebraic):
 
 
 def _as_network(denoiser: DenoiserLike, kind: Kind, case: Case):  # noqa: ANN202 - a closure of the network protocol
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+
     def network(x: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
-        level = case.schedule.level_at(noise[:1].to(torch.float64), x)
+        # A log-SNR in float32 may round past the schedule's own end.
+        low, high = case.schedule.log_snr(ends.to(noise.device)).detach()
+        level = case.schedule.level_at(noise[:1].to(torch.float64).clamp(low, high), x)
         return getattr(denoiser(x, level), kind)
 
     return network

@@ -24,7 +24,7 @@ class LogSnrDecreases(Bound):
 
     def excess(self, case: Case) -> tuple[float, float]:
         t = torch.linspace(1e-6, 1 - 1e-6, 4001, dtype=torch.float64, device=case.device)
-        return float(case.schedule.log_snr(t).diff().max()), -torch.finfo(torch.float64).tiny
+        return float(case.schedule.log_snr(t).detach().diff().max()), -torch.finfo(torch.float64).tiny
 
 
 @register

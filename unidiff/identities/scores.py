@@ -43,7 +43,7 @@ class TweedieMean(Algebraic):
 class TweedieCovariance(Algebraic):
     """Item 12, second order, along a random direction u: Cov u against (σ²/α²)(u + σ²∇s u).
 
-    κ: (σ²/α²)(|u| + σ²|∇s u|), and what the logits' rounding does to a third moment, δℓ·std³/std.
+    κ: (σ²/α²)(‖u‖ + σ²‖∇s u‖), and what the logits' rounding does to the covariance, δℓ·std²‖u‖.
     """
 
     name = "tweedie-covariance"
@@ -64,13 +64,19 @@ class TweedieCovariance(Algebraic):
         std = posterior.variance.clamp(min=0).sqrt().flatten(1).norm(dim=1)
         logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
         spread = right_expand(logit * std.square() * u.flatten(1).norm(dim=1), z)
-        kappa = (sigma / alpha).square() * (u.abs() + sigma.square() * turned.abs()) + spread
+        # Norms, not entries: both sides turn into the components' own axes and back.
+        lost = u.flatten(1).norm(dim=1) + level.sigma.square() * turned.flatten(1).norm(dim=1)
+        kappa = (sigma / alpha).square() * right_expand(lost, z) + spread
         yield Sides(own, right, kappa)
 
 
 @register
 class SymmetricJacobian(Algebraic):
-    """The exact denoiser is a gradient field: uᵀJw = wᵀJu. κ: what rounds each product, ‖u‖‖w‖ with J's logits."""
+    """The exact denoiser is a gradient field: uᵀJw = wᵀJu.
+
+    κ: ‖u‖‖w‖ times (α/σ²) tr Cov with its logits' condition; and what is left where the logits' own slopes z/σ² cancel,
+    ‖std‖‖z‖/σ²: differentiating a softmax subtracts them from each other.
+    """
 
     name = "symmetric-jacobian"
     statement = r"\frac{\partial\hat x_0}{\partial z}=\left(\frac{\partial\hat x_0}{\partial z}\right)^{\!\top}"
@@ -91,8 +97,8 @@ class SymmetricJacobian(Algebraic):
         right = (_vjp(denoise, z, w) * u).flatten(1).sum(1)
         variance = case.world.posterior(z, level.alpha, level.sigma).variance.clamp(min=0).flatten(1)
         logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
-        # J = (α/σ²) Cov; its entries inherit the weights' rounding, and a 1/α where x̂_0 is nearly z/α.
-        size = level.alpha / level.sigma.square() * variance.sum(1) * logit
+        trace = variance.sum(1)
+        size = (level.alpha * trace * logit + z.flatten(1).norm(dim=1) * trace.sqrt()) / level.sigma.square()
         yield Sides(left, right, size * u.flatten(1).norm(dim=1) * w.flatten(1).norm(dim=1) / case.dim**0.5)
 
 

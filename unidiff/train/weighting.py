@@ -134,8 +134,8 @@ def elbo_weight(
     if name == "sigmoid":
         return 1.0 / (1.0 + torch.exp(value - o.bias))
     if name == "edm":
-        normal = torch.distributions.Normal(-2.0 * o.log_sigma_mean, 2.0 * o.log_sigma_std)
-        density = normal.log_prob(value).exp()
+        mean, std = (value.new_tensor(v) for v in (-2.0 * o.log_sigma_mean, 2.0 * o.log_sigma_std))
+        density = torch.distributions.Normal(mean, std).log_prob(value).exp()
         return 2.0 * density * (torch.exp(-value) / o.data_std**2 + 1.0)
     simple = 2.0 * log_snr_density(schedule, value)
     return simple if name == "simple" else simple * torch.clamp(o.gamma * torch.exp(-value), max=1.0)

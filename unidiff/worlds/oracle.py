@@ -6,6 +6,8 @@ The two are computed apart (posterior mean; closed-form ∇ log q_t), so that Tw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ class OracleDenoiser:
         known = self._known(world.given(condition), xt, level)
         if guidance != 1.0:
             free = self._known(world, xt, level)
-            known = {kind: torch.lerp(free[kind], value, guidance) for kind, value in known.items()}
+            known = {kind: torch.lerp(free[kind], known[kind], guidance) for kind in known}
         return Prediction(xt, level, known, guarded=False)
 
     def x0_variance(self, xt: Tensor, level: NoiseLevel) -> Tensor:
@@ -77,8 +79,34 @@ class OracleDenoiser:
         return self._casts[key]
 
     @staticmethod
-    def _known(world: World, xt: Tensor, level: NoiseLevel) -> dict[Kind, Tensor]:
+    def _known(world: World, xt: Tensor, level: NoiseLevel) -> Mapping[Kind, Tensor]:
         if level.sigma.device.type == "cpu" and bool((level.sigma == 0).all()):
             return {"x0": xt / right_expand(level.alpha, xt)}
-        x0 = world.posterior(xt, level.alpha, level.sigma).mean
-        return {"x0": x0, "score": world.diffuse(level.alpha, level.sigma).score(xt)}
+        return _Known(
+            {
+                "x0": lambda: world.posterior(xt, level.alpha, level.sigma).mean,
+                "score": lambda: world.diffuse(level.alpha, level.sigma).score(xt),
+            }
+        )
+
+
+class _Known(Mapping[Kind, Tensor]):
+    """Quantities computed when first asked for: a sampler reads x̂_0 alone, a score model the score."""
+
+    def __init__(self, recipes: Mapping[Kind, Callable[[], Tensor]]) -> None:
+        self._recipes = recipes
+        self._values: dict[Kind, Tensor] = {}
+
+    def __getitem__(self, kind: Kind) -> Tensor:
+        if kind not in self._values:
+            self._values[kind] = self._recipes[kind]()
+        return self._values[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._recipes
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._recipes)
+
+    def __len__(self) -> int:
+        return len(self._recipes)

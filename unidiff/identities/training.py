@@ -1,0 +1,144 @@
+r"""What a trainer minimises and averages: each weighting as a weighted ELBO, the loss, the EMA, the times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from unidiff.identities.case import Case
+from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
+from unidiff.identities.registry import register
+from unidiff.train.loss import denoising_loss
+from unidiff.train.times import antithetic_times, finite_span
+from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
+
+
+@register
+class WeightIsElbo(Algebraic):
+    """What multiplies the error under uniform t is ½ w(λ)(−λ'), for each weighting; the two are written apart.
+
+    κ: the weight, times the condition of e^{−λ} in λ, 1 + |λ|, of λ in t, and of a squared logarithm in EDM's.
+    """
+
+    name = "weight-is-elbo"
+    statement = r"\mathrm{weight}(t)=\frac12\,w(\lambda_t)\,(-\lambda'_t)"
+    views = ("vae", "score")
+    source = "Kingma & Gao 2023, eq. 8 and table 1"
+    subject = "schedule"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        options = WeightingOptions(data_std=0.7)
+        log_snr = case.schedule.log_snr(case.t).detach()
+        rate = -case.schedule.log_snr_derivative(case.t).detach()
+        condition = (1 + log_snr.abs()).square() + torch.minimum(case.t, 1 - case.t) * rate * (1 + log_snr.abs())
+        # The inverse t(λ) is what w's density of λ goes through; λ' has its own condition there.
+        condition = condition * (1 + log_snr.abs() / rate / torch.minimum(case.t, 1 - case.t))
+        for name in WEIGHTINGS:
+            own = weight(name, case.schedule, case.t, options).detach()
+            through = 0.5 * elbo_weight(name, case.schedule, log_snr, options).detach() * rate
+            yield Sides(own.to(case.dtype), through.to(case.dtype), own * condition)
+
+
+@register
+class LossIsWeighted(Algebraic):
+    """The trainer's loss against weight·‖ε − ε̂‖² from the core's own prediction of ε.
+
+    κ: the weight times ‖ε − ε̂‖², each error at the size of what it is a difference of, α|x_0|/σ included.
+    """
+
+    name = "loss-is-weighted"
+    statement = r"L_w=\frac12w(\lambda)(-\lambda')\,\|\varepsilon-\hat\varepsilon\|^2"
+    views = ("core", "vae", "score")
+    source = "Kingma & Gao 2023, eq. 8"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        informative = (case.schedule.log_snr(case.t).detach().abs() <= 8).nonzero()[:, 0]
+        x0, noise, t = case.x0[informative], case.noise[informative], case.t[informative]
+        level = case.level[informative]
+        p = case.core.predict(case.xt[informative], t)
+        error = (noise - p.eps.detach()).flatten(1)
+        ratio = (level.alpha / level.sigma)[:, None]
+        reach = ratio * (x0.flatten(1).abs() + p.x0.detach().flatten(1).abs())
+        size = noise.flatten(1).abs() + p.eps.detach().flatten(1).abs() + reach
+        square = error.square().sum(1)
+        kappa = square + (2 * error.abs() * size + size.square() * case.eps).sum(1)
+        for name in WEIGHTINGS:
+            scale = weight(name, case.schedule, t).detach().to(case.dtype)
+            own = denoising_loss(case.core, x0, weighting=name, t=t, noise=noise).detach()
+            yield Sides(own, scale * square, scale * kappa * (1 + level.log_snr.abs()))
+
+
+@register
+class AverageInTime(Algebraic):
+    """The trainer's EMA against its closed form over the parameters it saw: d^n θ_1 + (1 − d) Σ d^{n−i} θ_i. κ: Σ|terms|."""
+
+    name = "ema-closed-form"
+    statement = r"\bar\theta_n=d^{\,n-1}\theta_1+(1-d)\sum_{i=2}^n d^{\,n-i}\theta_i"
+    views = ("core",)
+    source = "Polyak & Juditsky 1992; Song & Ermon 2020, section 3.4"
+    conditions = "a trainer of its own, six steps"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return case.world_name == "mixture-2d" and case.schedule_name == "cosine" and case.device.type == "cpu"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        from unidiff.train.config import TrainConfig
+        from unidiff.train.data import Dataset
+        from unidiff.train.trainer import Trainer
+
+        decay = 0.8
+        config = TrainConfig(
+            network="mlp", width=8, depth=1, steps=6, batch_size=16, lr=1e-2, warmup=0, ema=decay, log_every=1,
+            dtype=case.dtype_name, device="cpu", seed=case.seed,
+        )  # fmt: skip
+        seen: list[torch.Tensor] = []
+
+        def keep(trainer: Trainer, line: dict[str, float]) -> None:
+            seen.append(_flat(trainer.network))
+
+        trainer = Trainer.start(config, Dataset(case.x0.cpu(), None, "drawn"))
+        trainer.fit(keep)
+        closed, size = decay ** (len(seen) - 1) * seen[0], seen[0].abs()
+        for i, theta in enumerate(seen[1:], 2):
+            closed = closed + (1 - decay) * decay ** (len(seen) - i) * theta
+            size = size + theta.abs()
+        yield Sides(_flat(trainer.ema.module), closed, size)
+
+
+def _flat(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()]).clone()
+
+
+@register
+class AntitheticTimes(MonteCarlo):
+    """Stratified times are each uniform: the estimate of the ELBO-weighted mean of a function of t keeps its value.
+
+    The other side is the integral's substitution to λ: E_t[½(−λ')φ(λ)] = ½∫φ dλ, φ = sech², in closed form.
+    """
+
+    name = "antithetic-times"
+    statement = r"E_u\left[\frac1B\sum_i h\left((u+i/B)\,\mathrm{mod}\,1\right)\right]=\int_0^1h\,\mathrm{d}t"
+    views = ("core", "vae")
+    source = "Kingma et al. 2021, appendix I.1"
+    subject = "schedule"
+    bound = 0.5
+
+    def applies(self, case: Case) -> bool:
+        return case.dtype == torch.float64
+
+    def differences(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+        generator, size = case.generator("times"), 4
+        span = finite_span(case.schedule)
+        t = torch.stack(
+            [antithetic_times(size, generator, span=span, device=case.device) for _ in range(case.draws)]
+        )
+        width = span[1] - span[0]
+        ends = case.schedule.log_snr(torch.tensor(span, dtype=torch.float64, device=case.device)).detach()
+        whole = torch.tanh(ends[0]) - torch.tanh(ends[1])
+        rate = -case.schedule.log_snr_derivative(t).detach()
+        value = rate / torch.cosh(case.schedule.log_snr(t).detach()).square() * width
+        # The first of each batch alone is uniform, and so is the last; the lattice's mean is the estimate in use.
+        each = torch.stack([value[:, 0], value[:, -1], value.mean(1)], 1)
+        return each - whole, whole.expand(3)
