@@ -13,6 +13,7 @@ from unidiff.core.prediction import Prediction
 from unidiff.core.process import ForwardProcess
 from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
+from unidiff.identities.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "identities",
     "sample",
     "train",
+    "verify",
     "worlds",
 ]

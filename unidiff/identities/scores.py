@@ -74,8 +74,8 @@ class TweedieCovariance(Algebraic):
 class SymmetricJacobian(Algebraic):
     """The exact denoiser is a gradient field: uᵀJw = wᵀJu.
 
-    κ: ‖u‖‖w‖ times (α/σ²) tr Cov with its logits' condition; and what is left where the logits' own slopes z/σ² cancel,
-    ‖std‖‖z‖/σ²: differentiating a softmax subtracts them from each other.
+    κ: ‖u‖‖w‖ times (α/σ²) tr Cov with its logits' condition; and what is left where differentiating a softmax subtracts:
+    the logits' slopes from each other, ‖std‖‖z‖/σ², and x̂_0 from each point, ‖x̂_0‖‖z − αx̂_0‖/σ².
     """
 
     name = "symmetric-jacobian"
@@ -95,10 +95,13 @@ class SymmetricJacobian(Algebraic):
 
         left = (_vjp(denoise, z, u) * w).flatten(1).sum(1)
         right = (_vjp(denoise, z, w) * u).flatten(1).sum(1)
-        variance = case.world.posterior(z, level.alpha, level.sigma).variance.clamp(min=0).flatten(1)
-        logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
-        trace = variance.sum(1)
-        size = (level.alpha * trace * logit + z.flatten(1).norm(dim=1) * trace.sqrt()) / level.sigma.square()
+        posterior = case.world.posterior(z, level.alpha, level.sigma)
+        mean, trace = posterior.mean.flatten(1), posterior.variance.clamp(min=0).flatten(1).sum(1)
+        reach = z.flatten(1).norm(dim=1)
+        off = (z.flatten(1) - level.alpha[:, None] * mean).norm(dim=1)
+        logit = case.dim + reach * case.dim**0.5 / level.sigma
+        lost = level.alpha * trace * logit + reach * trace.sqrt() + mean.norm(dim=1) * off
+        size = lost / level.sigma.square()
         yield Sides(left, right, size * u.flatten(1).norm(dim=1) * w.flatten(1).norm(dim=1) / case.dim**0.5)
 
 
@@ -109,16 +112,16 @@ def _vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a fun
 
 
 def _field(case: Case, z: Tensor) -> tuple[Tensor, Tensor]:
-    """A smooth test field φ(z) = tanh(a∘z + b) − c∘z and its divergence, in closed form: no network, no autograd."""
+    """A smooth test field φ(z) = tanh(a∘z + b) + c∘z and its divergence > 0, in closed form: no network, no autograd."""
     a, b, c = (case.normal(f"field {name}", z.shape[1]) for name in "abc")
-    a, c = 0.5 + a.abs() * 0.3, 0.3 + 0.1 * c
+    a, b, c = 0.5 + 0.3 * a.abs(), 0.5 * b, 0.3 + 0.1 * c.abs()
     inner = torch.tanh(a * z + b)
-    return inner - c * z, (a * (1 - inner.square()) - c).sum(1)
+    return inner + c * z, (a * (1 - inner.square()) + c).sum(1)
 
 
 @register
 class Stein(MonteCarlo):
-    """Item 14's Stein identity on a test field. Size compared: E|∇·φ|."""
+    """Item 14's Stein identity on a test field, weighted by σ over the levels. Size compared: E|∇·φ|."""
 
     name = "stein"
     statement = r"E\left[\phi\cdot s+\nabla\cdot\phi\right]=0"
@@ -129,8 +132,9 @@ class Stein(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
         field, divergence = _field(case, draws.xt.flatten(1))
+        sigma = draws.level.sigma
         along = (field * draws.score.flatten(1)).sum(1)
-        return along + divergence, along.abs().mean().reshape(1)
+        return (along + divergence) * sigma, (divergence * sigma).mean().reshape(1)
 
 
 @register

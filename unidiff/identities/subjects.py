@@ -1,20 +1,23 @@
-"""What ``unidiff verify`` verifies: closed-form worlds × schedules × dtypes, the digits, and networks."""
+"""What is verified: closed-form worlds × schedules × dtypes, the digits, and networks.
+
+A :class:`Spec` names a closed-form case, so that another process can build it; a network's case is built where it is.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
-from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case
 from unidiff.worlds import OracleDenoiser, PointCloud, library
 from unidiff.worlds.world import World
 
-WORLDS = ("mixture-2d", "mixture-8d", "gaussian", "digits")
-QUICK_WORLDS = ("mixture-2d", "mixture-8d", "gaussian")
 DTYPES: dict[str, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
 
 # As wide as the numerical law promises: log-SNR over [−20, 20] wherever the kind's range is a choice.
@@ -27,48 +30,82 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "ddpm": lambda: Schedule.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
     "learned": lambda: Schedule.learned(20.0, -20.0),
 }
-QUICK_SCHEDULES = ("linear", "cosine", "sigmoid", "polynomial", "karras", "ddpm", "learned")
+WORLDS: dict[str, Callable[[], World]] = {
+    "mixture-2d": library.mixture_2d,
+    "mixture-8d": library.mixture_8d,
+    "gaussian": library.gaussian,
+    "digits": library.digits,
+    "digits-100": lambda: library.digits(100),
+}
+
+FULL = tuple((world, schedule) for world in ("mixture-2d", "mixture-8d", "gaussian", "digits") for schedule in SCHEDULES)
+# Each world and each schedule at least once, and a hundred digits for the whole set.
+QUICK = (
+    ("mixture-2d", "linear"),
+    ("mixture-8d", "cosine"),
+    ("gaussian", "sigmoid"),
+    ("mixture-2d", "polynomial"),
+    ("gaussian", "karras"),
+    ("mixture-8d", "ddpm"),
+    ("mixture-2d", "learned"),
+    ("digits-100", "cosine"),
+)
 
 
-def oracle_cases(
-    worlds: dict[str, World], schedules: dict[str, Schedule], dtypes: list[str], device: torch.device, seed: int
-) -> Iterator[Case]:
-    """One case for each world, schedule and dtype, with the world's exact denoiser."""
-    for world_name, world in worlds.items():
-        cloud = isinstance(world, PointCloud)
-        for schedule_name, schedule in schedules.items():
-            for name in dtypes:
-                law = world.to(DTYPES[name], device)
-                core = Diffusion(schedule, OracleDenoiser(law)).to(device)
-                yield Case(
-                    core, law, world_name, schedule_name, DTYPES[name], device, seed,
-                    batch=32 if cloud else 64, draws=1024 if cloud else 16384,
-                )  # fmt: skip
+@dataclass(frozen=True)
+class Spec:
+    """A world's exact denoiser under a schedule, by name."""
+
+    world: str
+    schedule: str
+    dtype: str
+    device: str
+    seed: int
+
+    def case(self) -> Case:
+        """The case it names."""
+        return exact_case(
+            _world(self.world), self.world, _schedule(self.schedule), self.schedule, self.dtype,
+            torch.device(self.device), self.seed,
+        )  # fmt: skip
+
+
+def standard(quick: bool, dtypes: tuple[str, ...], device: str, seed: int) -> list[Spec]:
+    """The suite that runs when nothing is asked for."""
+    return [Spec(*pair, dtype, device, seed) for pair in (QUICK if quick else FULL) for dtype in dtypes]
+
+
+def exact_case(
+    world: World, world_name: str, schedule: Schedule, schedule_name: str, dtype: str, device: torch.device, seed: int
+) -> Case:
+    """The case of a world's own exact denoiser."""
+    law = world.to(DTYPES[dtype], device)
+    core = Diffusion(copy.deepcopy(schedule), OracleDenoiser(law)).to(device)
+    dear = isinstance(world, PointCloud)
+    return Case(
+        core, law, world_name, schedule_name, DTYPES[dtype], device, seed,
+        batch=32 if dear else 64, draws=2048 if dear else 16384,
+    )  # fmt: skip
 
 
 def network_cases(
-    core: Diffusion, world: World, world_name: str, schedule_name: str, dtypes: list[str], device: torch.device, seed: int
+    core: Diffusion, world: World, world_name: str, schedule_name: str, dtypes: tuple[str, ...], device: str, seed: int
 ) -> Iterator[Case]:
     """A network's core, in each dtype, on the data of ``world``."""
-    import copy
-
     for name in dtypes:
-        own = copy.deepcopy(core).to(device=device, dtype=DTYPES[name]).requires_grad_(False)
+        own = copy.deepcopy(core).to(device=device, dtype=DTYPES[name]).requires_grad_(False).eval()
         law = world.to(DTYPES[name], device)
-        yield Case(own, law, world_name, schedule_name, DTYPES[name], device, seed, exact=False, batch=32, draws=1024)
+        yield Case(
+            own, law, world_name, schedule_name, DTYPES[name], torch.device(device), seed,
+            exact=False, batch=32, draws=1024,
+        )  # fmt: skip
 
 
-def named_worlds(names: tuple[str, ...]) -> dict[str, World]:
-    """Worlds of the library, by name."""
-    return {name: library.get(name) for name in names}
+@lru_cache(maxsize=8)
+def _world(name: str) -> World:
+    return WORLDS[name]()
 
 
-def named_schedules(names: tuple[str, ...]) -> dict[str, Schedule]:
-    """The standard wide schedules, by name."""
-    return {name: SCHEDULES[name]() for name in names}
-
-
-def network_prediction(core: Diffusion) -> str:
-    """A word for the report on what a core's network predicts."""
-    denoiser = core.denoiser
-    return denoiser.prediction if isinstance(denoiser, Denoiser) else type(denoiser).__name__
+@lru_cache(maxsize=16)
+def _schedule(name: str) -> Schedule:
+    return SCHEDULES[name]()

@@ -75,7 +75,7 @@ class WorldDensity(Algebraic):
 
 @register
 class WorldScore(Algebraic):
-    """The closed-form score against automatic differentiation of the log density. κ: (|z| + α·κ(x̂_0))/σ²."""
+    """The closed-form score against automatic differentiation of the log density. κ: (‖z‖ + α·κ(x̂_0))/σ²."""
 
     name = "world-score"
     statement = r"s_t(z)=\nabla_z\log q_t(z)"
@@ -91,9 +91,9 @@ class WorldScore(Algebraic):
 
 
 def score_kappa(case: Case) -> Tensor:
-    """(|z| + α κ(x̂_0))/σ², elementwise: the score is (α x̂_0 − z)/σ² however it is computed."""
+    """(‖z‖ + α κ(x̂_0))/σ²: the score is (α x̂_0 − z)/σ² however it is computed."""
     alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
-    return (case.xt.abs() + alpha * denoiser_kappa(case, case.xt, case.level)) / sigma.square()
+    return (case.expand(case.xt.flatten(1).norm(dim=1)) + alpha * denoiser_kappa(case, case.xt, case.level)) / sigma.square()
 
 
 @register
@@ -203,7 +203,7 @@ class WorldMoments(MonteCarlo):
         draws = case.mixed
         alpha, sigma = (v.reshape(-1, 1) for v in (draws.level.alpha, draws.level.sigma))
         centred = draws.xt.flatten(1) - alpha * case.world.mean.flatten()
-        variance = alpha.square() * case.world.covariance.diagonal() + sigma.square()
+        variance = alpha.square() * case.world.variance.flatten() + sigma.square()
         first = centred.mean(1) / variance.mean(1).sqrt()
         second = (centred.square() - variance).mean(1) / variance.mean(1)
         return torch.stack([first, second], 1), torch.ones(2, dtype=torch.float64, device=case.device)
@@ -225,4 +225,4 @@ class TotalVariance(MonteCarlo):
         x0 = case.core.denoiser(draws.xt, draws.level).x0.detach().flatten(1)
         own = (x0 - world.mean.flatten()).square().sum(1) + draws.trace
         drawn = (draws.x0.flatten(1) - world.mean.flatten()).square().sum(1)
-        return own - drawn, world.covariance.diagonal().sum().reshape(1)
+        return own - drawn, world.variance.flatten().sum().reshape(1)

@@ -24,8 +24,8 @@ from unidiff.worlds.mixture import draw_index, log_simplex
 from unidiff.worlds.normals import check_quadratic
 from unidiff.worlds.world import Scale, World, check_query, noise_scales
 
-# Entries of a block of differences [rows, N, D]: 2²² of them are 32 MB in float64, and near a core's cache in rows.
-_BLOCK = 2**22
+# Entries of a block of differences [rows, N, D]: within a core's cache, or enough to fill a GPU (1 GB in float64).
+_BLOCK = {"cpu": 2**19, "cuda": 2**27}
 
 
 class PointCloud(World):
@@ -218,7 +218,7 @@ class PointCloud(World):
         return self.log_weights - 0.5 * torch.cat(distance2) / sigma[:, None].square()
 
     def _blocks(self, rows: int) -> list[slice]:
-        size = max(1, _BLOCK // self.points.numel())
+        size = max(1, _BLOCK.get(self.device.type, 2**22) // self.points.numel())
         return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _shape(self, flat: Tensor) -> Tensor:
