@@ -170,9 +170,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Draws:
-    """n joint draws (x_0, ε, x_t) with what the exact denoiser knows about each.
+    """n joint draws (x_0, ε, x_t), what the world knows about each and what the core says of it.
 
     The log-SNRs lie between −3 and 3: where data and noise are both heard, so that nothing compared is negligible.
+
+    Attributes:
+        t, level, x0, noise, xt: the draws.
+        score, trace: ∇ log q_t(x_t) ``[n, *E]`` and tr Cov[x_0|x_t] ``[n]``, by the world.
+        core_x0, core_score: the core's own, ``[n, *E]``.
     """
 
     t: Tensor
@@ -182,6 +187,8 @@ class Draws:
     xt: Tensor
     score: Tensor
     trace: Tensor
+    core_x0: Tensor
+    core_score: Tensor
 
     @staticmethod
     def of(case: Case) -> Draws:
@@ -194,9 +201,17 @@ class Draws:
         level = _detached(case.schedule.level(t, x0))
         noise = case.normal("draws noise", *x0.shape)
         xt = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
-        score = case.world.diffuse(level.alpha, level.sigma).score(xt)
-        trace = case.world.posterior(xt, level.alpha, level.sigma).variance.flatten(1).sum(1)
-        return Draws(t, level, x0, noise, xt, score, trace)
+        # In blocks, which keeps the weights of a whole data set in cache.
+        size = 256 if case.dim > 16 else n
+        blocks = [_asked(case, xt[k : k + size], level[slice(k, k + size)]) for k in range(0, n, size)]
+        return Draws(t, level, x0, noise, xt, *(torch.cat(column) for column in zip(*blocks, strict=True)))
+
+
+def _asked(case: Case, xt: Tensor, level: NoiseLevel) -> tuple[Tensor, ...]:
+    score = case.world.diffuse(level.alpha, level.sigma).score(xt)
+    trace = case.world.posterior(xt, level.alpha, level.sigma).variance.flatten(1).sum(1)
+    own = case.core.denoiser(xt, level)
+    return score, trace, own.x0.detach(), own.score.detach()
 
 
 def _detached(level: NoiseLevel) -> NoiseLevel:

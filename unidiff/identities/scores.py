@@ -177,7 +177,7 @@ class DsmEsm(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
         sigma = draws.level.sigma
-        own = case.core.denoiser(draws.xt, draws.level).score.detach().flatten(1)
+        own = draws.core_score.flatten(1)
         field, _ = _field(case, draws.xt.flatten(1))
         own = own + 0.3 * field
         target = -draws.noise.flatten(1) / sigma[:, None]
@@ -216,7 +216,7 @@ class Hutchinson(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
-        n = max(256, draws.xt.shape[0] // 4) if case.dim > 16 else draws.xt.shape[0]
+        n = min(256, draws.xt.shape[0]) if case.dim > 16 else draws.xt.shape[0]
         every = slice(None, None, draws.xt.shape[0] // n)
         z, level, trace = draws.xt[every], draws.level[every], draws.trace[every]
         probe = torch.sign(case.normal("probe", *z.shape))

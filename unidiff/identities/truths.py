@@ -222,7 +222,7 @@ class TotalVariance(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws, world = case.mixed, case.world
-        x0 = case.core.denoiser(draws.xt, draws.level).x0.detach().flatten(1)
+        x0 = draws.core_x0.flatten(1)
         own = (x0 - world.mean.flatten()).square().sum(1) + draws.trace
         drawn = (draws.x0.flatten(1) - world.mean.flatten()).square().sum(1)
         return own - drawn, world.variance.flatten().sum().reshape(1)
