@@ -80,7 +80,7 @@ def exact_case(
 ) -> Case:
     """The case of a world's own exact denoiser."""
     law = world.to(DTYPES[dtype], device)
-    core = Diffusion(copy.deepcopy(schedule), OracleDenoiser(law)).to(device)
+    core = Diffusion(copy.deepcopy(schedule), OracleDenoiser(law)).to(device).requires_grad_(False)
     dear = isinstance(world, PointCloud)
     return Case(
         core, law, world_name, schedule_name, DTYPES[dtype], device, seed,

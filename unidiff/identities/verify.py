@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def _standard(
         for spec in specs:
             tally.add(_run(spec, names))
     else:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
+        with _one_thread(), ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             # The dearest first, so that no worker is left with one at the end.
             waiting = [pool.submit(_run, spec, names) for spec in reversed(specs)]
             with_network()
@@ -128,8 +129,15 @@ def _standard(
     tally.report.checks.sort(key=lambda c: order.get((c.world, c.schedule, c.dtype), len(order)))
 
 
-def _single_threaded() -> None:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other by spinning would take the workers' cores."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run(spec: Spec, names: list[str]) -> list[Check]:
