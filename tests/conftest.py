@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 
 matplotlib.use("Agg")
 
-# The default profile draws the same examples each run: a failure here is a failure everywhere. `HYPOTHESIS_PROFILE=search` looks
-# for new ones.
+# The default profile draws the same examples each run: a failure here is a failure everywhere.
+# `HYPOTHESIS_PROFILE=search` looks for new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", derandomize=True, max_examples=20, database=None, **_COMMON)
 settings.register_profile("search", max_examples=500, **_COMMON)

@@ -35,11 +35,15 @@ class DenoiserLike(Protocol):
     """What the core asks of a denoiser: a network's (:class:`Denoiser`) or a world's exact one."""
 
     @property
-    def event_shape(self) -> tuple[int, ...]: ...
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one datum."""
+        ...
 
     def __call__(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
-    ) -> Prediction: ...
+    ) -> Prediction:
+        """What it says of ``xt`` ``[B, *E]`` at ``level``."""
+        ...
 
 
 class Denoiser(nn.Module):
@@ -142,7 +146,7 @@ class Denoiser(nn.Module):
         self, x: Tensor, level: NoiseLevel, condition: Tensor | None, embedding: Tensor | None
     ) -> Tensor:
         if embedding is not None:
-            return cast(nn.Module, self.network).body(x, embedding, condition)  # pyright: ignore
+            return cast("nn.Module", self.network).body(x, embedding, condition)  # pyright: ignore
         noise = level.log_snr.clamp(-_LOG_SNR_BOUND, _LOG_SNR_BOUND)
         return self.network(x, noise.expand(x.shape[0]), condition)
 

@@ -46,9 +46,7 @@ class Diffusion(nn.Module):
         """The shape E of one datum."""
         return tuple(self.denoiser.event_shape)
 
-    def predict(
-        self, xt: Tensor, t: Time, condition: Tensor | None = None, guidance: float = 1.0
-    ) -> Prediction:
+    def predict(self, xt: Tensor, t: Time, condition: Tensor | None = None, guidance: float = 1.0) -> Prediction:
         """What the denoiser says of ``xt`` ``[B, *E]`` at time t (one, or ``[B]`` of them).
 
         Raises:
@@ -76,9 +74,7 @@ class Diffusion(nn.Module):
 
         return ReverseChain(self, grid, variance, x0_variance)
 
-    def prior(
-        self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None
-    ) -> Tensor:
+    def prior(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """n draws of N(0, prior_std²), ``[n, *E]``, in ``like``'s dtype and on its device (float32, CPU)."""
         like = torch.empty(0) if like is None else like
         noise = torch.randn((n, *self.event_shape), generator=generator, dtype=like.dtype, device=like.device)

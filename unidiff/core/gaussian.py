@@ -58,9 +58,7 @@ class Gaussian:
     def sample(self, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         """mean + std·ξ, ``[B, *E]``, with ξ ~ N(0, I) drawn from ``generator`` or given as ``noise``."""
         if noise is None:
-            noise = torch.randn(
-                self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-            )
+            noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         else:
             check_alike(mean=self.mean, noise=noise)
         return self.mean + self.std * noise

@@ -69,14 +69,16 @@ class TimeGrid:
         """(σ/α)^{1/ρ} evenly spaced from t = ``first`` to 1."""
         check_positive("rho", rho)
         log_snr = _log_snr_ends(schedule, first)
-        roots = _spaced(*(-log_snr / (2 * rho)).exp().tolist(), check_count("steps", steps))
+        first_root, last_root = (-log_snr / (2 * rho)).exp().tolist()
+        roots = _spaced(first_root, last_root, check_count("steps", steps))
         return TimeGrid(_ends(schedule.time(_inside(-2 * rho * roots.log(), log_snr)), first))
 
     @staticmethod
     def uniform_log_snr(steps: int, schedule: Schedule, first: float = 0.0) -> TimeGrid:
         """λ evenly spaced from λ(``first``) to λ(1)."""
         log_snr = _log_snr_ends(schedule, first)
-        values = _spaced(*log_snr.tolist(), check_count("steps", steps))
+        highest, lowest = log_snr.tolist()
+        values = _spaced(highest, lowest, check_count("steps", steps))
         return TimeGrid(_ends(schedule.time(_inside(values, log_snr)), first))
 
     def save(self, path: str | Path) -> None:

@@ -21,7 +21,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import Time, check_alike, check_batched, check_state, check_time, check_times, right_expand
+from unidiff.core.boundary import (
+    Time,
+    check_alike,
+    check_batched,
+    check_state,
+    check_time,
+    check_times,
+    right_expand,
+)
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.schedule import Schedule
 

@@ -139,7 +139,8 @@ class _Loop:
         self.all_keep = bool(table.keep.all())
         self.folded = isinstance(denoiser, Denoiser) and sampler.chain is None
         self.step = sampler.grid.steps - table.step
-        columns, self.embedding = _device_table(table, denoiser if self.folded else None, like)
+        network = denoiser if isinstance(denoiser, Denoiser) and self.folded else None
+        columns, self.embedding = _device_table(table, network, like)
         self.columns = columns
         self.x = like
 

@@ -185,7 +185,11 @@ class Schedule(ABC):
 
     @staticmethod
     def sigmoid(
-        start: float = -3.0, end: float = 3.0, tau: float = 1.0, log_snr_max: float = 15.0, log_snr_min: float = -15.0
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: float = 1.0,
+        log_snr_max: float = 15.0,
+        log_snr_min: float = -15.0,
     ) -> Schedule:
         """VP with α² an affine image of sigmoid(−u), u from start/tau to end/tau (Jabri et al. 2023), cut to a range."""
         return _kinds().Sigmoid(start, end, tau, log_snr_max, log_snr_min)

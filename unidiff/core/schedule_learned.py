@@ -25,9 +25,7 @@ class Learned(nn.Module, Schedule):
 
     kind = "learned"
 
-    def __init__(
-        self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, units: int = 16, seed: int = 0
-    ) -> None:
+    def __init__(self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, units: int = 16, seed: int = 0) -> None:
         super().__init__()
         if not -math.inf < log_snr_min < log_snr_max < math.inf:
             raise ValueError(

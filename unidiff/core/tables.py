@@ -20,8 +20,8 @@ method              row                                                         
 ==================  ====================================================================================  ======
 
 Orders are in the largest step; the weak ones are of means and covariances where x̂_0 is affine (the extrapolation's
-noise is that of the step before, which has the covariance that its own would have, to second order). A step into λ = ∞ is of first order in
-every method, since no h exists there; it is exact if x̂_0 no longer changes.
+noise is that of the step before, which has the covariance that its own would have, to second order). A step into λ = ∞
+is of first order in every method, since no h exists there; it is exact if x̂_0 no longer changes.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ class Steps:
 def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float = 0.0) -> Table:
     """The table of ``method`` on ``grid``; ``eta`` in [0, 1] is DDIM's alone. Raises ValueError if a row is not finite."""
     steps = Steps.of(schedule, grid)
-    table = (
-        _family(steps, eta, multistep=False) if method == "ddim" else _BUILDERS[method](steps)
-    )
+    table = _family(steps, eta, multistep=False) if method == "ddim" else _BUILDERS[method](steps)
     for column in fields(table):
         values = getattr(table, column.name)
         if column.name != "log_snr" and not torch.isfinite(values.to(torch.float64)).all():

@@ -22,9 +22,7 @@ class Telescoping(Algebraic):
     """Item 21 on paths drawn forward along a grid. κ: the sum of all the log-densities' conditions."""
 
     name = "telescoping"
-    statement = (
-        r"\sum_{k}\log\frac{q(x_{k-1}|x_k,x_0)}{q(x_k|x_{k-1})}=\log q(x_{t_0}|x_0)-\log q(x_{t_N}|x_0)"
-    )
+    statement = r"\sum_{k}\log\frac{q(x_{k-1}|x_k,x_0)}{q(x_k|x_{k-1})}=\log q(x_{t_0}|x_0)-\log q(x_{t_N}|x_0)"
     views = ("vae", "thermo")
     source = "Sohl-Dickstein et al. 2015, appendix B; Ho et al. 2020, appendix A"
     subject = "schedule"

@@ -97,7 +97,9 @@ class Case:
     def times(self) -> tuple[Tensor, Tensor, Tensor]:
         """r < s < t, each ``[B]``, float64."""
         low, high = self.log_snr_range
-        u = (torch.arange(self.batch, dtype=torch.float64, device=self.device) + self.uniform("t", self.batch)) / self.batch
+        u = (
+            torch.arange(self.batch, dtype=torch.float64, device=self.device) + self.uniform("t", self.batch)
+        ) / self.batch
         at_t = low + (high - 0.1 - low) * u
         share = 0.02 + 0.96 * self.uniform("s", 2, self.batch)
         at_s = at_t + (high - at_t) * share[0]

@@ -77,8 +77,9 @@ class VpVe(Algebraic):
 def denoiser_kappa(case: Case, xt: Tensor, level: NoiseLevel) -> Tensor:
     r"""What rounding costs the exact x̂_0 = Σ w_i x_i: ‖x̂_0‖ + δℓ·‖std‖, δℓ = (D + ‖z‖√D/σ) the logits' own condition.
 
-    Norms, not entries: a world works in the axes of its covariances. A logit −‖z − αx‖²/2σ² is of size D at the points that count, and inherits the rounding of z as ‖z‖‖z − αx‖/σ²
-    with ‖z − αx‖ ≈ σ√D. A network has no such known condition; it is asked to the same one.
+    Norms, not entries: a world works in the axes of its covariances. A logit −‖z − αx‖²/2σ² is of size D at the points
+    that count, and inherits the rounding of z as ‖z‖‖z − αx‖/σ² with ‖z − αx‖ ≈ σ√D. A network has no such known
+    condition; it is asked to the same one.
     """
     posterior = case.world.posterior(xt, level.alpha, level.sigma)
     std = posterior.variance.clamp(min=0).sqrt().flatten(1)

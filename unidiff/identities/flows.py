@@ -34,9 +34,7 @@ class FokkerPlanck(Algebraic):
     """
 
     name = "fokker-planck"
-    statement = (
-        r"\partial_t\log q+fD+f\,z\cdot s-\frac12g^2\left(\nabla\cdot s+\|s\|^2\right)=0"
-    )
+    statement = r"\partial_t\log q+fD+f\,z\cdot s-\frac12g^2\left(\nabla\cdot s+\|s\|^2\right)=0"
     views = ("score", "thermo")
     source = "Song et al. 2021 (SDE), appendix D.1"
     subject = "schedule"
@@ -179,7 +177,9 @@ class _Road:
         level = NoiseLevel(*(v.detach() for v in (level.t, level.log_snr, level.alpha, level.sigma)))
         t = schedule.time(nodes).detach()
         slope = schedule.log_snr_derivative(t)
-        drift, diffusion2 = (v.detach().to(case.x0) for v in (schedule.drift(t) / slope, schedule.diffusion2(t) / slope))
+        drift, diffusion2 = (
+            v.detach().to(case.x0) for v in (schedule.drift(t) / slope, schedule.diffusion2(t) / slope)
+        )
         return _Road(level, drift, diffusion2, (last - first) / n)
 
     def flow(self, world: World, z: Tensor, k: int) -> Tensor:
@@ -225,4 +225,3 @@ class ForwardLimit(Order):
             steps.append(float(schedule.alpha(t).detach().square()))
             errors.append(float(law.kl(prior).mean()))
         return steps, errors, 1.0
-

@@ -166,7 +166,8 @@ class DdimEnds(Algebraic):
         still = bridge(schedule, case.s, case.t, 0.0)
         moved = case.expand(still.on_xt.detach()) * case.xt + case.expand(still.on_x0.detach()) * case.x0
         expected = case.expand(case.level_s.alpha) * case.x0 + case.expand(case.level_s.sigma) * case.noise
-        size = case.expand(still.on_xt.detach()) * (
-            case.xt.abs() + case.expand(case.level.alpha) * case.x0.abs()
-        ) + case.expand(case.level_s.alpha) * case.x0.abs()
+        size = (
+            case.expand(still.on_xt.detach()) * (case.xt.abs() + case.expand(case.level.alpha) * case.x0.abs())
+            + case.expand(case.level_s.alpha) * case.x0.abs()
+        )
         yield Sides(moved, expected, size)

@@ -145,7 +145,11 @@ class MonteCarlo(Identity):
         else:
             verdict = "pass" if caught <= self.bound else "inconclusive"
         return Judgement(
-            score, Z_LIMIT, verdict, caught, f"a violation of {caught:.1%} would have been caught (bound {self.bound:.0%})"
+            score,
+            Z_LIMIT,
+            verdict,
+            caught,
+            f"a violation of {caught:.1%} would have been caught (bound {self.bound:.0%})",
         )
 
 

@@ -69,7 +69,12 @@ def from_checkpoint(path: str | Path) -> Subject:
     world, known = stand_in(core.event_shape), False
     about = kept.about.get("data", {})
     if about.get("name") in data_names():
-        data = load_data(about["name"], n=about["n"], generator=_generator(kept.about["train"]["seed"]), dtype=torch.float64)
+        data = load_data(
+            about["name"],
+            n=about["n"],
+            generator=_generator(kept.about["train"]["seed"]),
+            dtype=torch.float64,
+        )
         x = data.x.reshape(len(data), *core.event_shape)
         if x.numel() <= MOST_NUMBERS:
             world, known = PointCloud(x), True
@@ -103,8 +108,15 @@ def figures(subject: Subject, seed: int) -> dict[str, dict[str, Any]]:
                 "kind": "image_grid", "data": x.reshape(-1, side, side).clamp(-1, 1).numpy(),
             }  # fmt: skip
     elif x[0].numel() == 2:
-        series = {"network": x.reshape(-1, 2).numpy(), "data": subject.world.sample(512, _generator(seed)).numpy()}
-        found["samples"] = {"title": "Sampled from the network (DDIM, 50 steps)", "kind": "scatter", "data": {"series": series}}
+        series = {
+            "network": x.reshape(-1, 2).numpy(),
+            "data": subject.world.sample(512, _generator(seed)).numpy(),
+        }
+        found["samples"] = {
+            "title": "Sampled from the network (DDIM, 50 steps)",
+            "kind": "scatter",
+            "data": {"series": series},
+        }
     if subject.losses:
         count = len(subject.losses)
         found["loss"] = {

@@ -38,7 +38,11 @@ class ConversionsDefine(Algebraic):
             value = getattr(case.prediction, source).detach()
             p = Prediction.of(source, value, case.xt, case.level)
             size = _sizes(case, source, value)
-            yield Sides(alpha * p.x0 + sigma * p.eps, case.xt, alpha * size["x0"] + sigma * size["eps"] + case.xt.abs())
+            yield Sides(
+                alpha * p.x0 + sigma * p.eps,
+                case.xt,
+                alpha * size["x0"] + sigma * size["eps"] + case.xt.abs(),
+            )
             yield Sides(alpha * p.eps - sigma * p.x0, p.v, alpha * size["eps"] + sigma * size["x0"] + size["v"])
             yield Sides(-sigma * p.score, p.eps, sigma * size["score"] + size["eps"])
 
@@ -82,7 +86,11 @@ class LossRelations(Algebraic):
         true = Prediction.of("x0", case.x0, case.xt, case.level)
         alpha, sigma = case.level.alpha, case.level.sigma
         snr = (alpha / sigma).square()
-        widths: dict[Kind, Tensor] = {"eps": snr, "score": snr / sigma.square(), "v": (1 + snr) * (alpha**2 + sigma**2)}
+        widths: dict[Kind, Tensor] = {
+            "eps": snr,
+            "score": snr / sigma.square(),
+            "v": (1 + snr) * (alpha**2 + sigma**2),
+        }
         base = (guess - case.x0).flatten(1).square().sum(1)
         for kind, width in widths.items():
             difference = (getattr(own, kind) - getattr(true, kind)).flatten(1)

@@ -9,7 +9,18 @@ from unidiff.identities.laws import Identity
 
 VIEWS = ("core", "score", "vae", "thermo", "ebm", "rl", "paths")
 
-_GROUPS = ("schedules", "kernels", "predictions", "chains", "orders", "truths", "scores", "flows", "bounds", "training")
+_GROUPS = (
+    "schedules",
+    "kernels",
+    "predictions",
+    "chains",
+    "orders",
+    "truths",
+    "scores",
+    "flows",
+    "bounds",
+    "training",
+)
 _KNOWN: dict[str, Identity] = {}
 
 
@@ -23,7 +34,7 @@ def register(kind: type[Identity]) -> type[Identity]:
     return kind
 
 
-def all() -> list[Identity]:  # noqa: A001 - ud.identities.all() is the pinned name
+def all() -> list[Identity]:
     """Every identity, in the order of its group."""
     for group in _GROUPS:
         importlib.import_module(f"unidiff.identities.{group}")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from unidiff.core.boundary import right_expand
 from unidiff.identities.case import Case
-from unidiff.identities.chains import denoiser_kappa
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.truths import score_kappa

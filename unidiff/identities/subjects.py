@@ -38,7 +38,9 @@ WORLDS: dict[str, Callable[[], World]] = {
     "digits-100": lambda: library.digits(100),
 }
 
-FULL = tuple((world, schedule) for world in ("mixture-2d", "mixture-8d", "gaussian", "digits") for schedule in SCHEDULES)
+FULL = tuple(
+    (world, schedule) for world in ("mixture-2d", "mixture-8d", "gaussian", "digits") for schedule in SCHEDULES
+)
 # Each world and each schedule at least once, and a hundred digits for the whole set.
 QUICK = (
     ("mixture-2d", "linear"),
@@ -76,7 +78,13 @@ def standard(quick: bool, dtypes: tuple[str, ...], device: str, seed: int) -> li
 
 
 def exact_case(
-    world: World, world_name: str, schedule: Schedule, schedule_name: str, dtype: str, device: torch.device, seed: int
+    world: World,
+    world_name: str,
+    schedule: Schedule,
+    schedule_name: str,
+    dtype: str,
+    device: torch.device,
+    seed: int,
 ) -> Case:
     """The case of a world's own exact denoiser."""
     law = world.to(DTYPES[dtype], device)
@@ -89,7 +97,13 @@ def exact_case(
 
 
 def network_cases(
-    core: Diffusion, world: World, world_name: str, schedule_name: str, dtypes: tuple[str, ...], device: str, seed: int
+    core: Diffusion,
+    world: World,
+    world_name: str,
+    schedule_name: str,
+    dtypes: tuple[str, ...],
+    device: str,
+    seed: int,
 ) -> Iterator[Case]:
     """A network's core, in each dtype, on the data of ``world``."""
     for name in dtypes:

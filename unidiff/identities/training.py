@@ -3,6 +3,7 @@ r"""What a trainer minimises and averages: each weighting as a weighted ELBO, th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 
@@ -84,14 +85,14 @@ class AverageInTime(Algebraic):
         return case.world_name == "mixture-2d" and case.schedule_name == "cosine" and case.device.type == "cpu"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        from unidiff.train.config import TrainConfig
+        from unidiff.train.config import DType, TrainConfig
         from unidiff.train.data import Dataset
         from unidiff.train.trainer import Trainer
 
         decay = 0.8
         config = TrainConfig(
             network="mlp", width=8, depth=1, steps=6, batch_size=16, lr=1e-2, warmup=0, ema=decay, log_every=1,
-            dtype=case.dtype_name, device="cpu", seed=case.seed,
+            dtype=cast("DType", case.dtype_name), device="cpu", seed=case.seed,
         )  # fmt: skip
         seen: list[torch.Tensor] = []
 
@@ -131,9 +132,7 @@ class AntitheticTimes(MonteCarlo):
     def differences(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         generator, size = case.generator("times"), 8
         span = finite_span(case.schedule)
-        t = torch.stack(
-            [antithetic_times(size, generator, span=span, device=case.device) for _ in range(4096)]
-        )
+        t = torch.stack([antithetic_times(size, generator, span=span, device=case.device) for _ in range(4096)])
         width = span[1] - span[0]
         ends = case.schedule.log_snr(torch.tensor(span, dtype=torch.float64, device=case.device)).detach()
         whole = torch.tanh(ends[0] / 2) - torch.tanh(ends[1] / 2)

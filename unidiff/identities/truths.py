@@ -93,7 +93,9 @@ class WorldScore(Algebraic):
 def score_kappa(case: Case) -> Tensor:
     """(‖z‖ + α κ(x̂_0))/σ²: the score is (α x̂_0 − z)/σ² however it is computed."""
     alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
-    return (case.expand(case.xt.flatten(1).norm(dim=1)) + alpha * denoiser_kappa(case, case.xt, case.level)) / sigma.square()
+    return (
+        case.expand(case.xt.flatten(1).norm(dim=1)) + alpha * denoiser_kappa(case, case.xt, case.level)
+    ) / sigma.square()
 
 
 @register
@@ -122,8 +124,11 @@ class WorldBayes(Algebraic):
         forward = case.process.marginal(case.x0, case.t).log_prob(z)
         # The posterior is as narrow as σ/α, so x_0's own rounding enters at that scale.
         reach = case.x0.flatten(1).norm(dim=1) * case.dim**0.5
-        kappa = kappa + case.dim * (1 + sigma.log().abs()) + reach * (1 + 3 * alpha / sigma) + z.flatten(1).norm(dim=1) * (
-            3 * case.dim**0.5 / sigma
+        kappa = (
+            kappa
+            + case.dim * (1 + sigma.log().abs())
+            + reach * (1 + 3 * alpha / sigma)
+            + z.flatten(1).norm(dim=1) * (3 * case.dim**0.5 / sigma)
         )
         least = torch.linalg.eigvalsh(_components(case.world)[1]).min().to(alpha)
         reach0 = (case.x0.flatten(1).norm(dim=1) + case.world.mean.norm()) * case.dim**0.5 * 3 / least.sqrt()
@@ -151,7 +156,7 @@ class WorldTilt(Algebraic):
         size = (case.x0.flatten(1).abs() @ b.abs()) / beta
         if isinstance(case.world, PointCloud):
             gain = (case.world.points.flatten(1) @ b) / beta
-            own = tilted.weights.log() - case.world.weights.log()
+            own = tilted.weights.log() - case.world.weights.log()  # pyright: ignore
             reach = (case.world.points.flatten(1).abs() @ b.abs()) / beta + case.world.weights.log().abs()
             yield Sides(own, gain - log_z, reach + reach.max())
             return

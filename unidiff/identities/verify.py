@@ -97,7 +97,12 @@ def verify(
 
 
 def _standard(
-    tally: _Tally, specs: list[Spec], chosen: list[Identity], quick: bool, on_step: OnStep | None, workers: int
+    tally: _Tally,
+    specs: list[Spec],
+    chosen: list[Identity],
+    quick: bool,
+    on_step: OnStep | None,
+    workers: int,
 ) -> None:
     first = specs[0]
     names = [identity.name for identity in chosen]
@@ -119,7 +124,10 @@ def _standard(
         for spec in specs:
             tally.add(_run(spec, names))
     else:
-        with _one_thread(), ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with (
+            _one_thread(),
+            ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
+        ):
             # The dearest first, so that no worker is left with one at the end.
             waiting = [pool.submit(_run, spec, names) for spec in reversed(specs)]
             with_network()
@@ -168,7 +176,11 @@ class _Tally:
 
 
 def _cases_of(
-    subject: Diffusion | World | Schedule, world: World | None, dtypes: tuple[str, ...], device: str, seed: int
+    subject: Diffusion | World | Schedule,
+    world: World | None,
+    dtypes: tuple[str, ...],
+    device: str,
+    seed: int,
 ) -> Iterator[Case]:
     where = torch.device(device)
     if isinstance(subject, World):

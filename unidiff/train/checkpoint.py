@@ -154,7 +154,9 @@ def _adopt(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _check_header(path: Path, header: Mapping[str, str]) -> None:
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is a safetensors file, but not a unidiff checkpoint (its header says no {FORMAT})")
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not a unidiff checkpoint (its header says no {FORMAT})"
+        )
     if header.get("version") != VERSION:
         raise CheckpointError(f"{path} is of version {header.get('version')}; this unidiff reads version {VERSION}")
 

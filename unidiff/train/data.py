@@ -151,8 +151,8 @@ def load_data(
 def _digits(dtype: torch.dtype) -> Dataset:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return _bytes(digits.images[:, None] * 1.0, digits.target, "digits", 16, dtype)
+    pixels, target = load_digits(return_X_y=True)
+    return _bytes(np.asarray(pixels).reshape(-1, 1, 8, 8), target, "digits", 16, dtype)
 
 
 def _npz(path: Path, split: Split, dtype: torch.dtype) -> Dataset:
@@ -163,7 +163,9 @@ def _npz(path: Path, split: Split, dtype: torch.dtype) -> Dataset:
             y = None if y_key is None else archive[y_key]
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib, numpy and the system each have their own way to say that a file is broken
+    except (
+        Exception
+    ) as error:  # zipfile, zlib, numpy and the system each have their own way to say that a file is broken
         raise DataError(f"{path} is not a readable .npz file: {error}") from error
     name = path.name
     if x.size == 0 or x.ndim < 2:

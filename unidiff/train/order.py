@@ -21,9 +21,7 @@ class DataOrder:
         ValueError: n below 1, position below 0.
     """
 
-    def __init__(
-        self, n: int, seed: int = 0, position: int = 0, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, n: int, seed: int = 0, position: int = 0, device: torch.device | str = "cpu") -> None:
         self.n = check_count("n", n)
         self.seed = seed
         self.position = check_count("position", position, least=0)

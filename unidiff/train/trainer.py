@@ -57,7 +57,12 @@ class Trainer:
     """
 
     def __init__(
-        self, core: Diffusion, data: Dataset, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic
+        self,
+        core: Diffusion,
+        data: Dataset,
+        config: TrainConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         network = checkpoints.network_of(core)
         if data.event_shape != core.event_shape:

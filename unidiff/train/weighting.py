@@ -118,9 +118,7 @@ def weight(name: Weighting, schedule: Schedule, t: Time, options: WeightingOptio
     return log_weight(name, schedule, t, options).exp()
 
 
-def elbo_weight(
-    name: Weighting, schedule: Schedule, log_snr: Time, options: WeightingOptions | None = None
-) -> Tensor:
+def elbo_weight(name: Weighting, schedule: Schedule, log_snr: Time, options: WeightingOptions | None = None) -> Tensor:
     """w(λ) of the weighted ELBO; float64, in ``log_snr``'s shape. Only simple and min-snr read the schedule.
 
     Raises:

@@ -163,9 +163,9 @@ class PointCloud(World):
         one = self.points.new_ones(())
         return self.of(self.points, torch.log_softmax(self._joint(xt, a, s), 1), one, 0 * one)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:  # noqa: N803
+    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
         """The points re-weighted by e^{r/β}, and log Z = log Σ w_i e^{r(x_i)/β}."""
-        A, b = check_quadratic(A, b, beta, self.points.flatten(1))  # noqa: N806
+        A, b = check_quadratic(A, b, beta, self.points.flatten(1))
         flat = self.points.flatten(1).to(torch.float64)
         return self._reweigh((flat @ b - 0.5 * (flat @ A * flat).sum(1)) / beta)
 
@@ -212,9 +212,7 @@ class PointCloud(World):
         flat, points = z.flatten(1), self.points.flatten(1)
         rows = flat.shape[0]
         alpha, sigma = (v.expand(rows) for v in (alpha, sigma))
-        distance2 = [
-            (flat[b, None] - alpha[b, None, None] * points).square().sum(2) for b in self._blocks(rows)
-        ]
+        distance2 = [(flat[b, None] - alpha[b, None, None] * points).square().sum(2) for b in self._blocks(rows)]
         return self.log_weights - 0.5 * torch.cat(distance2) / sigma[:, None].square()
 
     def _blocks(self, rows: int) -> list[slice]:

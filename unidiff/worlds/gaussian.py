@@ -97,7 +97,7 @@ class Gaussian(World):
         a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
         return self.of(self.normals.bayes(xt, a, s)[0])
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:  # noqa: N803
+    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
         """N((S⁻¹ + A/β)⁻¹(S⁻¹m + b/β), (S⁻¹ + A/β)⁻¹) and log Z."""
         normals, log_z = self.normals.tilt(A, b, beta)
         return self.of(normals), log_z

@@ -56,7 +56,7 @@ def digits(n: int | None = None) -> PointCloud:
     """
     from sklearn.datasets import load_digits
 
-    pixels = torch.tensor(load_digits().data, dtype=torch.float64) / 8 - 1
+    pixels = torch.tensor(load_digits(return_X_y=True)[0], dtype=torch.float64) / 8 - 1
     if n is not None and check_count("n", n) > len(pixels):
         raise ValueError(f"n must be at most {len(pixels)}, got {n}")
     return PointCloud(pixels[:n])

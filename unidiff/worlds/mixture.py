@@ -142,7 +142,7 @@ class GaussianMixture(World):
         components, evidence = self.components.bayes(xt[:, None], a, s)
         return self.of(torch.log_softmax(self.log_weights + evidence, -1), components)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:  # noqa: N803
+    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
         """Each component tilted, weights w_k Z_k / Z, and log Z = log Σ w_k Z_k."""
         components, log_z = self.components.tilt(A, b, beta)
         joint = self.log_weights + log_z
@@ -158,7 +158,9 @@ class GaussianMixture(World):
         if condition.ndim != 1 or condition.is_floating_point() or condition.is_complex():
             raise ValueError(f"condition must be [B] integers, got {condition.dtype} {list(condition.shape)}")
         if condition.device.type == "cpu" and bool(((condition < 0) | (condition > k)).any()):
-            raise ValueError(f"condition must lie in 0 … {k} ({k} is the null class), got {condition.unique().tolist()}")
+            raise ValueError(
+                f"condition must lie in 0 … {k} ({k} is the null class), got {condition.unique().tolist()}"
+            )
         column = condition[:, None]
         chosen = torch.where(column == torch.arange(k, device=column.device), 0.0, -torch.inf).to(self.dtype)
         return self.of(torch.where(column == k, self.log_weights, chosen), self.components)

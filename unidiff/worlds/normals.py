@@ -113,9 +113,9 @@ class Normals:
         mean = self.mean + _rotate(self.basis, alpha * self.values / noised * y)
         return Normals(mean, self.basis, self.values * sigma**2 / noised), _log_density(y, noised)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Normals, Tensor]:  # noqa: N803
+    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Normals, Tensor]:
         """The laws ∝ density · exp((−½ xᵀA x + bᵀx)/β), and their log Z, ``[*S]``; worked in float64."""
-        A, b = check_quadratic(A, b, beta, self.mean)  # noqa: N806
+        A, b = check_quadratic(A, b, beta, self.mean)
         mean, basis, values = (v.to(torch.float64) for v in (self.mean, self.basis, self.values))
         root = basis * values.sqrt().unsqueeze(-2)
         slope = (b - mean @ A) / beta
@@ -161,7 +161,7 @@ class Normals:
         return Normals(*(v.to(device=device, dtype=dtype) for v in (self.mean, self.basis, self.values)))
 
 
-def check_quadratic(A: Tensor | None, b: Tensor | None, beta: float, like: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+def check_quadratic(A: Tensor | None, b: Tensor | None, beta: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """A ``[D, D]`` and b ``[D]`` in float64 on ``like`` ``[..., D]``'s device, zeros where None; beta checked."""
     check_positive("beta", beta)
     dim = like.shape[-1]

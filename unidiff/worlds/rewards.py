@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class QuadraticReward(Protocol):
     """A reward that is a quadratic polynomial and says so."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor:
+        """r at ``x`` ``[B, *E]``, ``[B]``."""
+        ...
 
     def coefficients(self) -> tuple[Tensor | None, Tensor | None, Tensor | float]:
         """(A ``[D, D]`` or None, b with D entries or None, c) of r(x) = −½ xᵀA x + bᵀx + c."""

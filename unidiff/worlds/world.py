@@ -33,13 +33,24 @@ class Prior(Protocol):
     """The little of a world that its checks need."""
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """The dtype of parameters."""
+        ...
+
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
+
     @property
-    def event_shape(self) -> tuple[int, ...]: ...
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one datum."""
+        ...
+
     @property
-    def batch(self) -> int | None: ...
+    def batch(self) -> int | None:
+        """How many laws; None for one."""
+        ...
 
 
 class World(ABC):
@@ -135,7 +146,7 @@ class World(ABC):
         """
 
     @abstractmethod
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:  # noqa: N803
+    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
         """The law ∝ p(x) e^{r(x)/β} and log Z, for r(x) = −½ xᵀA x + bᵀx over the flattened datum.
 
         Args:
@@ -163,7 +174,7 @@ class World(ABC):
                 f"reward must be Linear, Quadratic or LogDensity of unidiff.worlds.rewards for a {type(self).__name__}, "
                 f"got {type(reward).__name__}; only a PointCloud tilts by any function"
             )
-        A, b, constant = reward.coefficients()  # noqa: N806
+        A, b, constant = reward.coefficients()
         world, log_z = self.tilt(A, b, beta)
         return world, log_z + constant / beta
 

@@ -183,7 +183,13 @@ def _fourier(x: Tensor) -> Tensor:
 
 
 def _check(
-    channels: int, size: int, width: int, multipliers: Sequence[int], blocks: int, attention: Sequence[int], dropout: float
+    channels: int,
+    size: int,
+    width: int,
+    multipliers: Sequence[int],
+    blocks: int,
+    attention: Sequence[int],
+    dropout: float,
 ) -> None:
     for name, value in (("channels", channels), ("image_size", size), ("width", width), ("blocks", blocks)):
         check_count(name, value)
