@@ -142,7 +142,7 @@ class Hyvarinen(MonteCarlo):
 
     name = "hyvarinen"
     statement = (
-        r"\frac12E\|\phi-s\|^2=E\left[\frac12\|\phi\|^2+\nabla\cdot\phi\right]+\frac12R,\quad"
+        r"\frac12E\|\phi-s\|^2=E\left[\frac12\|\phi\|^2+\nabla\cdot\phi\right]+\frac12R,\quad "
         r"R=\frac{D}{\sigma^2}-\frac{\alpha^2}{\sigma^4}\mathrm{mmse}"
     )
     views = ("score", "thermo")

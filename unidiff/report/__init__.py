@@ -1,0 +1,10 @@
+"""What people look at: the table in the terminal, the page in the browser, sheets of samples."""
+
+from __future__ import annotations
+
+from unidiff.report.html import write_html
+from unidiff.report.images import save_grid, save_scatter
+from unidiff.report.summary import Row, by_view, rows
+from unidiff.report.table import print_report
+
+__all__ = ["Row", "by_view", "print_report", "rows", "save_grid", "save_scatter", "write_html"]
