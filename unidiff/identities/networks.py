@@ -102,7 +102,7 @@ def figures(subject: Subject, seed: int) -> dict[str, dict[str, Any]]:
         }  # fmt: skip
         if subject.known:
             exact = Diffusion(Schedule.cosine(), OracleDenoiser(subject.world.to(torch.float32)))
-            x = sample(exact, 32, steps=50, generator=_generator(seed))
+            x = sample(exact, 64, steps=50, generator=_generator(seed))
             found["exact"] = {
                 "title": "Sampled with the exact denoiser of the same data, which can only repeat them",
                 "kind": "image_grid", "data": x.reshape(-1, side, side).clamp(-1, 1).numpy(),

@@ -41,7 +41,7 @@ p { max-width: 46rem; } .soft { color: var(--soft); }
 .tile { border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; background: #fff; }
 .tile b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; line-height: 1.2; }
 .tile span { color: var(--soft); font-size: .85rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.2rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1.2rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .9rem; background: #fff; overflow: hidden; }
 figure img, figure > svg { width: 100%; height: auto; display: block; } img.pixels { image-rendering: pixelated; }
 figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .6rem; }
