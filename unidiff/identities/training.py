@@ -82,7 +82,7 @@ class AverageInTime(Algebraic):
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return case.world_name == "mixture-2d" and case.schedule_name == "cosine" and case.device.type == "cpu"
+        return case.world_name == "mixture-2d" and case.schedule_name == "linear" and case.device.type == "cpu"
 
     def sides(self, case: Case) -> Iterable[Sides]:
         from unidiff.train.config import DType, TrainConfig

@@ -7,60 +7,80 @@ import unicodedata
 
 _GREEK = {
     name.lower(): unicodedata.lookup(f"GREEK SMALL LETTER {name}")
-    for name in "ALPHA BETA GAMMA DELTA ETA THETA MU SIGMA PHI EPSILON".split()
-} | {"lambda": "λ", "varepsilon": "ε", "varsigma": "ς", "Delta": "Δ", "Phi": "Φ"}
-_SYMBOLS = {
-    "cdot": "·", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏", "propto": "∝", "Rightarrow": "⇒",
-    "to": "→", "sim": "~", "in": "∈", "top": "ᵀ", "log": "log ", "sqrt": "√", "quad": "  ", "qquad": "   ", "le": "≤",
-    "ge": "≥", "mid": "|", "ldots": "…",
+    for name in "ALPHA BETA GAMMA DELTA ETA THETA MU PI RHO SIGMA TAU PHI PSI CHI OMEGA EPSILON XI".split()
+} | {"lambda": "λ", "varepsilon": "ε", "varsigma": "ς", "Delta": "Δ", "Phi": "Φ", "Sigma": "Σ", "Lambda": "Λ"}
+_SYMBOLS = _GREEK | {
+    "cdot": "·", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏", "propto": " ∝ ", "Rightarrow": " ⇒ ",
+    "to": " → ", "sim": " ~ ", "in": " ∈ ", "top": "ᵀ", "quad": "   ", "qquad": "   ", "le": " ≤ ", "ge": " ≥ ", "ne": " ≠ ",
+    "approx": " ≈ ", "mid": " | ", "ldots": "…", "dots": "…", "times": "×", "pm": "±", "infty": "∞", "ell": "ℓ", "mathrm": "",
+    "|": "‖", "{": "{", "}": "}", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "right": "", "bigl": "", "bigr": "",
 }  # fmt: skip
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"}
-_SUPERSCRIPTS = str.maketrans("0123456789+-=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ")
-_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+_FONTS = ("mathrm", "mathbf", "mathcal", "text", "operatorname")
+_SUPERSCRIPTS = dict(zip("0123456789+-=()nT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿᵀ", strict=True)) | {"ᵀ": "ᵀ", "'": "'", "*": "*"}
+_SUBSCRIPTS = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
+_TOKEN = re.compile(r"\\([a-zA-Z]+|.)\s*|(\S)|\s+")
 
 
 def plain(latex: str) -> str:
     """``latex`` (without dollar signs) in Unicode, as near as one line comes."""
-    text = latex.replace(r"\|", "‖").replace(r"\{", "❴").replace(r"\}", "❵")
-    text = re.sub(r"\\(left|right|bigl|bigr|!)", "", text)
-    text = re.sub(r"\\[,;: ]", " ", text)
-    text = re.sub(r"\\([a-zA-Z]+)", lambda m: _GREEK.get(m[1]) or _SYMBOLS.get(m[1]) or m[0], text)
-    text = re.sub(r"\\(?:mathrm|mathbf|mathcal|text)" + _GROUP, lambda m: m[1].replace("\\ ", " "), text)
-    text = re.sub(r"\\(hat|bar|tilde|dot)\s*(?:" + _GROUP + r"|(\w))", _accented, text)
-    text = re.sub(r"\\t?frac\s*([^\s{\\])\s*([^\s{\\])", r"\\frac{\1}{\2}", text)
-    before = ""
-    while before != text:
-        before = text
-        text = re.sub(r"\\t?frac" + _GROUP + _GROUP, _fraction, text)
-        text = re.sub(r"\\sqrt" + _GROUP, r"√(\1)", text)
-    text = re.sub(r"\\([a-zA-Z]+)", r"\1", text)
-    text = re.sub(r"\^(?:" + _GROUP + r"|(\w))", _raised, text)
-    text = re.sub(r"_\{(\w)\}", r"_\1", text)
-    text = text.replace("{", "(").replace("}", ")").replace("❴", "{").replace("❵", "}")
-    text = re.sub(r"([Δ½∇∂]) +(?=\w)", r"\1", text)
-    return re.sub(r"\s+", " ", text).strip()
+    tokens = [("\\" + m[1]) if m[1] else m[2] for m in _TOKEN.finditer(latex) if m[1] or m[2]]
+    text = "".join(_sequence(tokens[::-1]))
+    text = re.sub(r"\s*([=<>])\s*", r" \1 ", text)
+    text = re.sub(r"(?<=\S)([-+]) (?=log)", r" \1 ", text).replace("-", "−")
+    return re.sub(r" (?=[-+−),;.\]^])|(?<=[(\[]) ", "", re.sub(r"\s+", " ", text)).strip()
 
 
-def _accented(match: re.Match[str]) -> str:
-    inner = match[2] or match[3]
-    return inner[0] + _ACCENTS[match[1]] + inner[1:]
+def _sequence(rest: list[str]) -> list[str]:
+    """Items up to the group's end; ``rest`` is a stack whose top is the next token."""
+    out: list[str] = []
+    while rest:
+        token = rest.pop()
+        if token == "}":
+            break
+        if token in ("^", "_"):
+            out.append(_raised(_item(rest), _SUPERSCRIPTS if token == "^" else _SUBSCRIPTS, token))
+            continue
+        rest.append(token)
+        item = _item(rest)
+        # A named function stands apart from what it is applied to and from what stands before it.
+        if token.startswith("\\") and item in ("log", "exp", "min", "max"):
+            item = f" {item} "
+        out.append(item)
+    return out
 
 
-def _fraction(match: re.Match[str]) -> str:
-    above, below = match[1].strip(), match[2].strip()
-    if (above, below) == ("1", "2"):
-        return "½"
-    return f"{_bracketed(above)}/{_bracketed(below)}"
+def _item(rest: list[str]) -> str:
+    token = rest.pop()
+    if token == "{":
+        return "".join(_sequence(rest))
+    if not token.startswith("\\"):
+        return token
+    name = token[1:]
+    if name in ("frac", "tfrac", "dfrac"):
+        return _fraction(_item(rest).strip(), _item(rest).strip())
+    if name == "sqrt":
+        return f"√({_item(rest)})"
+    if name in _FONTS:
+        return _item(rest)
+    if name in _ACCENTS:
+        inner = _item(rest)
+        return inner[:1] + _ACCENTS[name] + inner[1:]
+    return _SYMBOLS.get(name, name)
+
+
+def _fraction(above: str, below: str) -> str:
+    return "½" if (above, below) == ("1", "2") else f"{_bracketed(above)}/{_bracketed(below)} "
 
 
 def _bracketed(part: str) -> str:
-    return f"({part})" if re.search(r"[+\-=, ]", part.strip()) else part
+    whole = re.fullmatch(r"\(.*\)|[^\W\d_]+\([^()]*\)", part)
+    return part if whole or not re.search(r"[-+=, (]", part) else f"({part})"
 
 
-def _raised(match: re.Match[str]) -> str:
-    inner = match[1] if match[1] is not None else match[2]
-    if re.fullmatch(r"[0-9+\-=()n]+", inner):
-        return inner.translate(_SUPERSCRIPTS)
-    if inner in ("'", "ᵀ"):
-        return inner
-    return f"^{inner}" if len(inner) == 1 else f"^({inner})"
+def _raised(text: str, letters: dict[str, str], sign: str) -> str:
+    text = text.strip()
+    word = len(text) > 1 and text.isalpha() and sign == "_"
+    if not word and all(letter in letters for letter in text):
+        return "".join(letters[letter] for letter in text)
+    return f"{sign}{text}" + " " * word if len(text) == 1 or text.isalpha() else f"{sign}({text})"

@@ -1,0 +1,142 @@
+"""verify: what it judges, what it refuses, and that it would notice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import unidiff as ud
+from unidiff.core import networks
+from unidiff.identities import VIEWS
+from unidiff.worlds import OracleDenoiser, library
+
+
+@pytest.fixture(scope="module")
+def quick() -> ud.identities.Report:
+    return ud.verify(quick=True)
+
+
+def test_a_quick_run_holds(quick) -> None:
+    bad = [(c.identity, c.world, c.schedule, c.dtype, c.detail) for c in quick.checks if c.verdict in ("fail", "inconclusive")]
+    assert bad == []
+    assert quick.exit_status == 0
+
+
+def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
+    measured = {(c.identity, c.dtype) for c in quick.checks}
+    names = {identity.name for identity in ud.identities.all()}
+    # The orders and rates are limits, told from rounding in float64 alone.
+    only64 = {i.name for i in ud.identities.all() if i.law == "order"} | {"antithetic-times"}
+    assert {(n, "float64") for n in names} | {(n, "float32") for n in names - only64} == measured
+
+
+def test_the_json_document_is_the_issues(quick) -> None:
+    document = json.loads(json.dumps(quick.to_dict(), allow_nan=False))
+    assert set(document) == {"checks", "summary"}
+    keys = ["identity", "views", "world", "schedule", "dtype", "device", "law", "residual", "tolerance", "verdict"]
+    assert all(list(row) == keys for row in document["checks"])
+    assert set(document["summary"]) == {"identities", "checks", "pass", "fail", "inconclusive", "gaps", "seconds"}
+    assert all(set(row["views"]) <= set(VIEWS) for row in document["checks"])
+
+
+def test_a_seed_is_a_run_whatever_else_runs() -> None:
+    one = ud.verify(library.gaussian(), only=["stein", "tweedie"], seed=3, dtype="float64")
+    two = ud.verify(library.gaussian(), only="stein", seed=3, dtype="float64")
+    other = ud.verify(library.gaussian(), only="stein", seed=4, dtype="float64")
+    assert one.checks[0].residual == two.checks[0].residual != other.checks[0].residual
+
+
+def test_views_and_names_choose() -> None:
+    report = ud.verify(library.mixture_2d(), view="thermo", dtype="float64")
+    assert report.checks
+    assert all("thermo" in c.views for c in report.checks)
+    assert {c.dtype for c in report.checks} == {"float64"}
+
+
+def test_a_schedule_is_judged_on_the_closed_form_worlds() -> None:
+    report = ud.verify(ud.Schedule.polynomial(2.0), only=["log-snr-inverse", "chapman-kolmogorov"])
+    assert {c.world for c in report.checks} == {"mixture-2d", "mixture-8d", "gaussian"}
+    assert report.exit_status == 0
+
+
+def test_a_schedule_with_a_wrong_derivative_is_caught() -> None:
+    class Wrong(type(ud.Schedule.polynomial())):
+        kind = "wrong-test"
+
+        def _log_snr_derivative(self, t):
+            return 1.001 * super()._log_snr_derivative(t)
+
+    report = ud.verify(Wrong(), only="log-snr-derivative")
+    assert report.exit_status == 1
+
+
+def test_a_networks_core_is_judged_by_structure_alone() -> None:
+    torch.manual_seed(0)
+    core = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(networks.MLP(3, width=8, depth=1), (3,), "v"))
+    report = ud.verify(core)
+    assert report.exit_status == 0
+    assert {ud.identities.get(c.identity).subject for c in report.checks} == {"core"}
+    with_world = ud.verify(core, world=library.gaussian(), only="tweedie")
+    assert {c.verdict for c in with_world.checks} == {"gap"}
+
+
+def test_a_denoiser_that_is_not_the_worlds_is_caught() -> None:
+    class Biased(OracleDenoiser):
+        def __call__(self, xt, level, condition=None, guidance=1.0):
+            p = super().__call__(xt, level, condition, guidance)
+            return ud.Prediction(xt, level, {"x0": p.x0 * (1 + 1e-6), "score": p.score}, guarded=False)
+
+    core = ud.Diffusion(ud.Schedule.cosine(), Biased(library.gaussian()))
+    from unidiff.identities.case import Case
+
+    subject = Case(core, library.gaussian(), "gaussian", "cosine", torch.float64, torch.device("cpu"), 0)
+    assert ud.identities.get("tweedie").check(subject).verdict == "fail"
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[int, int]] = []
+    report = ud.verify(library.gaussian(), only="tweedie", on_check=lambda c, done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+    assert len(report.checks) == 2
+
+
+def test_a_checkpoint_is_a_subject(tmp_path) -> None:
+    config = ud.train.TrainConfig(network="mlp", width=8, depth=1, steps=3, batch_size=16, out=str(tmp_path))
+    ud.train.Trainer.start(config, ud.train.load_data("moons", n=64)).fit()
+    report = ud.verify(checkpoint=tmp_path, only=["tweedie", "chain-mean"], dtype="float32")
+    assert {c.identity: c.verdict for c in report.checks} == {"tweedie": "gap", "chain-mean": "pass"}
+    assert "samples" in report.figures
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": "tweedi"}, "unknown identity 'tweedi'; did you mean 'tweedie'"),
+        ({"view": "termo"}, "unknown view 'termo'; did you mean 'thermo'"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"device": "cuad"}, "device must be one that torch can use"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+        ({"workers": 0}, "workers must be an integer of at least 1"),
+        ({"only": "tweedie", "view": "paths"}, "no identity is left"),
+        ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors: no such checkpoint"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ud.verify(**options)
+
+
+def test_a_subject_of_another_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match="subject must be a Diffusion, a World or a Schedule, got int"):
+        ud.verify(3)  # pyright: ignore
+    with pytest.raises(ValueError, match="a subject or a checkpoint, not both"):
+        ud.verify(library.gaussian(), checkpoint="x")
+
+
+@pytest.mark.gpu
+def test_a_quick_run_holds_on_a_gpu() -> None:
+    report = ud.verify(quick=True, device="cuda")
+    bad = [(c.identity, c.world, c.schedule, c.dtype, c.detail) for c in report.checks if c.verdict in ("fail", "inconclusive")]
+    assert bad == []
