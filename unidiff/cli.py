@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from unidiff.train.config import TrainConfig
+
 USAGE = 64
 
 
@@ -46,6 +48,23 @@ class VerifyOptions:
     quick: bool = False
     workers: int = 0
     out: Path = Path("report")
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train a denoiser. The defaults are those that suit the data.
+
+    Attributes:
+        config: the run.
+        data: a named data set (8 Gaussians and other toys, digits), an .npz file or a folder of images.
+        resume: go on from the checkpoint in the run's folder.
+        json: print one JSON document at the end.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
+    data: str = "eight-gaussians"
+    resume: bool = False
     json: bool = False
 
 
@@ -119,9 +138,11 @@ def verify(options: VerifyOptions) -> int:
 def train(arguments: Sequence[str]) -> int:
     """``unidiff train``."""
     options = _parse_train(arguments)
+    import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from unidiff.train import Trainer, load_data
+    from unidiff.train.data import names
 
     config = options.config
     folder = Path(config.out or f"runs/{Path(options.data).stem}")
@@ -129,12 +150,14 @@ def train(arguments: Sequence[str]) -> int:
     if options.resume:
         changes = {"steps": config.steps} if _given(arguments, "--steps") else {}
         changes |= {"minutes": config.minutes} if _given(arguments, "--minutes") else {}
-        trainer = Trainer.resume(folder, out=str(folder), **changes)
+        data = load_data(options.data, dtype=config.torch_dtype) if options.data not in names() else None
+        trainer = Trainer.resume(folder, data, out=str(folder), **changes)
     else:
         kept = folder / "checkpoint.safetensors"
         if kept.exists():
             raise ValueError(f"out must be a new folder, or give --resume: {kept} exists already")
-        trainer = Trainer.start(config, load_data(options.data, dtype=config.torch_dtype))
+        generator = torch.Generator().manual_seed(config.seed)
+        trainer = Trainer.start(config, load_data(options.data, generator=generator, dtype=config.torch_dtype))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("training", total=1.0)
@@ -239,24 +262,8 @@ def _print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
 
-def _parse_train(arguments: Sequence[str]) -> Any:
-    from unidiff.train import TrainConfig, presets
-
-    @dataclasses.dataclass(frozen=True)
-    class TrainOptions:
-        """Train a denoiser. The defaults are those that suit the data.
-
-        Attributes:
-            config: the run.
-            data: a named data set (8 Gaussians and other toys, digits), an .npz file or a folder of images.
-            resume: go on from the checkpoint in the run's folder.
-            json: print one JSON document at the end.
-        """
-
-        config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
-        data: str = "eight-gaussians"
-        resume: bool = False
-        json: bool = False
+def _parse_train(arguments: Sequence[str]) -> TrainOptions:
+    from unidiff.train import presets
 
     data = _value(arguments, "--data") or "eight-gaussians"
     preset = presets.for_data(data)

@@ -23,7 +23,9 @@ from unidiff.train.presets import quick_digits
 from unidiff.worlds import Gaussian, OracleDenoiser, PointCloud, library
 from unidiff.worlds.world import World
 
-MOST_NUMBERS = 2_000_000
+# Of a data set whose exact denoiser is asked for: the digits have 115 008.
+MOST_NUMBERS = 200_000
+LAWS: dict[str, Callable[[], World]] = {"eight-gaussians": library.eight_gaussians}
 
 
 @dataclass
@@ -68,16 +70,16 @@ def from_checkpoint(path: str | Path) -> Subject:
     core = checkpoints.restore_core(kept, path, ema=True)
     world, known = stand_in(core.event_shape), False
     about = kept.about.get("data", {})
-    if about.get("name") in data_names():
+    if about.get("name") in LAWS:
+        world, known = LAWS[about["name"]](), True
+    elif about.get("name") in data_names() and about["n"] * world.dim <= MOST_NUMBERS:
         data = load_data(
             about["name"],
             n=about["n"],
             generator=_generator(kept.about["train"]["seed"]),
             dtype=torch.float64,
         )
-        x = data.x.reshape(len(data), *core.event_shape)
-        if x.numel() <= MOST_NUMBERS:
-            world, known = PointCloud(x), True
+        world, known = PointCloud(data.x.reshape(len(data), *core.event_shape)), True
     return Subject(core, world, Path(path).name, core.schedule.kind, known)
 
 

@@ -5,33 +5,33 @@ from __future__ import annotations
 import html
 import io
 import re
+import zlib
 
 import matplotlib
 from matplotlib.figure import Figure
 
-_PT = 11.5
-# What the registry's LaTeX uses and mathtext has under another name.
-_SYNONYMS = ((r"\tfrac", r"\frac"), (r"\bigl", ""), (r"\bigr", ""), (r"\!", ""))
+_POINTS = 12.5
+# What the registry's LaTeX uses and mathtext has under another name. A fraction in a line of its own stands tall.
+_SYNONYMS = ((r"\frac", r"\dfrac"), (r"\tfrac", r"\frac"), (r"\bigl", ""), (r"\bigr", ""), (r"\!", ""))
 _TOKEN = r"\s*(\\[a-zA-Z]+|[^\s{\\])"
-_BARE_FRACTION = re.compile(r"\\frac" + _TOKEN + _TOKEN)
+_BARE_FRACTION = re.compile(r"\\t?frac" + _TOKEN + _TOKEN)
 
 
 def formula(latex: str) -> str:
-    """``latex`` (without dollar signs) as an ``<svg>`` whose title is the source; the source itself if it cannot be drawn."""
-    source = latex
+    """``latex`` (without dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn."""
+    text = _BARE_FRACTION.sub(r"\\tfrac{\1}{\2}", latex)
     for old, new in _SYNONYMS:
-        latex = latex.replace(old, new)
-    latex = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", latex)
-    figure = Figure()
-    figure.text(0, 0, f"${latex}$", fontsize=_PT, color="#111")
+        text = text.replace(old, new)
+    options = {"svg.fonttype": "path", "mathtext.fontset": "stix", "svg.hashsalt": latex}
     out = io.StringIO()
-    options = {"svg.fonttype": "path", "mathtext.fontset": "cm", "svg.hashsalt": source}
     try:
         with matplotlib.rc_context(options):
+            figure = Figure()
+            figure.text(0, 0, f"${text}$", fontsize=_POINTS, color="#16191d")
             figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None})
     except (ValueError, RuntimeError):
-        return f"<code>{html.escape(source)}</code>"
-    return _inline(out.getvalue(), source)
+        return f"<code>{html.escape(latex)}</code>"
+    return _inline(out.getvalue(), latex)
 
 
 def _inline(text: str, source: str) -> str:
@@ -39,7 +39,7 @@ def _inline(text: str, source: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     # Glyphs are defined once per picture under the font's own names; a prefix keeps pictures apart on one page.
-    prefix = f"m{abs(hash_of(source)):x}-"
+    prefix = f"m{zlib.crc32(source.encode()):x}-"
     text = re.sub(r'id="', f'id="{prefix}', text)
     text = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}', text)
     text = re.sub(r"url\(#", f"url(#{prefix}", text)
@@ -48,9 +48,3 @@ def _inline(text: str, source: str) -> str:
     text = re.sub(r"\s*\n\s*", "\n", text)
     return text.strip()
 
-
-def hash_of(text: str) -> int:
-    """A number that is the same in every run, unlike ``hash``."""
-    import zlib
-
-    return zlib.crc32(text.encode())

@@ -19,6 +19,7 @@ _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"
 _FONTS = ("mathrm", "mathbf", "mathcal", "text", "operatorname")
 _SUPERSCRIPTS = dict(zip("0123456789+-=()nT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿᵀ", strict=True)) | {"ᵀ": "ᵀ", "'": "'", "*": "*"}
 _SUBSCRIPTS = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
+_APART = "\u2009"  # a space if a letter or a bracket follows, else nothing
 _TOKEN = re.compile(r"\\([a-zA-Z]+|.)\s*|(\S)|\s+")
 
 
@@ -26,9 +27,22 @@ def plain(latex: str) -> str:
     """``latex`` (without dollar signs) in Unicode, as near as one line comes."""
     tokens = [("\\" + m[1]) if m[1] else m[2] for m in _TOKEN.finditer(latex) if m[1] or m[2]]
     text = "".join(_sequence(tokens[::-1]))
-    text = re.sub(r"\s*([=<>])\s*", r" \1 ", text)
-    text = re.sub(r"(?<=\S)([-+]) (?=log)", r" \1 ", text).replace("-", "−")
-    return re.sub(r" (?=[-+−),;.\]^])|(?<=[(\[]) ", "", re.sub(r"\s+", " ", text)).strip()
+    text = re.sub(_APART + r"(?![\w(])", "", text).replace(_APART, " ")
+    text = re.sub(r"\s*([=<>])\s*", r" \1 ", text).replace("-", "−")
+    return re.sub(r" (?=[),;.\]])|(?<=[(\[]) ", "", re.sub(r"\s+", " ", _spaced(text))).strip()
+
+
+def _spaced(text: str) -> str:
+    """Sums outside brackets stand apart; a sign after a relation stays with its term."""
+    depth, out = 0, ""
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        binary = letter in "+−" and out.rstrip()[-1:] not in ("", "=", ",", "(", "[")
+        if letter in "+−" and binary:
+            out = out.rstrip() + (f" {letter} " if depth == 0 else letter)
+        elif letter != " " or not out.endswith(("+", "−")):
+            out += letter
+    return out
 
 
 def _sequence(rest: list[str]) -> list[str]:
@@ -70,7 +84,7 @@ def _item(rest: list[str]) -> str:
 
 
 def _fraction(above: str, below: str) -> str:
-    return "½" if (above, below) == ("1", "2") else f"{_bracketed(above)}/{_bracketed(below)} "
+    return "½" if (above, below) == ("1", "2") else f"{_bracketed(above)}/{_bracketed(below)}{_APART}"
 
 
 def _bracketed(part: str) -> str:
@@ -83,4 +97,4 @@ def _raised(text: str, letters: dict[str, str], sign: str) -> str:
     word = len(text) > 1 and text.isalpha() and sign == "_"
     if not word and all(letter in letters for letter in text):
         return "".join(letters[letter] for letter in text)
-    return f"{sign}{text}" + " " * word if len(text) == 1 or text.isalpha() else f"{sign}({text})"
+    return f"{sign}{text}{_APART * word}" if len(text) == 1 or text.isalpha() else f"{sign}({text})"

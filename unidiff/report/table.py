@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from unidiff.identities.report import Report
+from unidiff.identities.report import Check, Report
 from unidiff.report.plain import plain
-from unidiff.report.summary import Row, by_view, rows, tightness
+from unidiff.report.summary import Row, by_view, rows
 
 STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "gap": "cyan"}
+# A line without its statement is this wide, and fits a terminal of 80; a terminal of WIDE shows the statement beside it.
+_LINE = "{:<28} {:>9} {:>9}  {:<11} {:>6}  "
+WIDE = 140
+MOST = 25  # troubles told in words
 
 
 def print_report(report: Report, console: Console) -> None:
     """The table, then what went wrong in words, then one line of totals."""
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
-    table.add_column("identity and statement", overflow="fold", ratio=1)
-    for name in ("worst", "allowed", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("law", style="dim", no_wrap=True)
-    table.add_column("checks", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    console.print(Text(_LINE.format("identity", "worst", "tolerance", "law", "checks") + "verdict", style="dim"))
     for views, group in by_view(rows(report)).items():
-        table.add_row()
-        table.add_row(Text(" · ".join(views), style="bold underline"))
+        console.print(Text("\n" + " · ".join(views), style="bold"))
         for row in group:
-            _add(table, row)
-    console.print(table)
-    for check in report.checks:
-        if check.verdict in ("fail", "inconclusive"):
-            where = f"{check.world}, {check.schedule}, {check.dtype} on {check.device}"
-            line = Text(f"{check.verdict}: ", style=STYLES[check.verdict])
-            line.append(f"{check.identity} on {where}: ", style="default")
-            line.append(f"residual {check.residual:.3g}, tolerance {check.tolerance:.3g}. {check.detail}", style="default")
-            console.print(line)
+            console.print(_line(row, console.width), no_wrap=True, overflow="ellipsis", crop=True)
+    troubled = [check for check in report.checks if check.verdict in ("fail", "inconclusive")]
+    if troubled:
+        console.print()
+    for check in troubled[:MOST]:
+        console.print(_trouble(check))
+    if len(troubled) > MOST:
+        console.print(f"… and {len(troubled) - MOST} more; the page and the JSON document have them all")
     console.print(_totals(report))
 
 
-def _add(table: Table, row: Row) -> None:
+def _line(row: Row, width: int) -> Text:
     worst, judged = row.worst, row.verdict != "gap"
-    cells = [f"{worst.residual:.1e}", "", ""]
-    if judged:
-        cells = [f"{worst.residual:.1e}", f"{worst.tolerance:.1e}", f"{tightness(worst):.0%}"]
+    tolerance = f"{worst.tolerance:.1e}" if judged else ""
     law = row.law.replace("_", " ")
-    table.add_row(Text(row.name), *cells, law, str(row.checks), Text(row.verdict, style=STYLES[row.verdict]))
-    last = ["", "", "", "", "", ""]
+    line = Text(_LINE.format(row.name, f"{worst.residual:.1e}", tolerance, law, row.checks))
+    verdict = Text(row.verdict, style=STYLES[row.verdict])
     if row.gap is not None and judged:
-        last = [f"{row.gap.residual:.1e}", "", "", "", "", Text("network's gap", style=STYLES["gap"])]
-    table.add_row(Text("  " + plain(row.statement), style="dim"), *last)
+        verdict.append(f"  gap {row.gap.residual:.1e}", style=STYLES["gap"])
+    line.append_text(verdict)
+    statement = Text(plain(row.statement), style="dim")
+    if width >= WIDE:
+        line.pad_right(max(0, 92 - len(line)))
+    else:
+        line.append("\n  ")
+    return line.append_text(statement)
+
+
+def _trouble(check: Check) -> Text:
+    line = Text(f"{check.verdict}: ", style=STYLES[check.verdict])
+    where = f"{check.world}, {check.schedule}, {check.dtype} on {check.device}"
+    figures = f"residual {check.residual:.3g}, tolerance {check.tolerance:.3g}"
+    return line.append(f"{check.identity} on {where}: {figures}. {check.detail}".rstrip(), style="default")
 
 
 def _totals(report: Report) -> Text:

@@ -1,0 +1,130 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unidiff.cli import USAGE, main
+
+
+def status(arguments: list[str]) -> object:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_help_and_no_command(capsys) -> None:
+    assert main(["--help"]) == 0
+    assert "verify" in capsys.readouterr().out
+    assert main([]) == USAGE
+
+
+@pytest.mark.parametrize("command", ["verify", "train", "sample"])
+def test_every_command_has_help(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for option in ("--device", "--dtype", "--seed", "--json"):
+        assert option in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verfy"], "unknown command 'verfy'; did you mean 'verify'"),
+        (["verify", "--only", "tweedi"], "unknown identity 'tweedi'; did you mean 'tweedie'"),
+        (["verify", "--view", "vea"], "unknown view 'vea'; did you mean 'vae'"),
+        (["verify", "--dtype", "float46"], "unknown dtype 'float46'; did you mean 'float64'"),
+        (["verify", "--checkpoint", "none.safetensors"], "none.safetensors: no such checkpoint"),
+        (["train", "--data", "eight-gausians"], "eight-gaussians"),
+        (["train", "--data", "moons", "--steps", "5", "--schedule", "cosin"], "unknown schedule 'cosin'; did you mean 'cosine'"),
+        (["sample", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
+        (["sample", "--world", "gaussian", "--method", "ddmi"], "unknown method 'ddmi'; did you mean 'ddim'"),
+        (["sample"], "give a checkpoint or a world"),
+        (["sample", "--world", "gaussian", "--condition", "1"], "condition must be left out"),
+        (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must be in 0 … 3, got 9"),
+    ],
+)
+def test_bad_requests_end_with_a_word_and_the_usage_status(arguments, message: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status(arguments) == USAGE
+    captured = capsys.readouterr()
+    assert message in re.sub(r"[\s│╭╮╰╯─]+", " ", captured.err)
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_options_name_the_nearest(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "--onyl", "tweedie"])
+    assert stop.value.code == USAGE
+    captured = capsys.readouterr()
+    assert "--only" in captured.out + captured.err
+
+
+def test_json_is_one_document_and_nothing_else() -> None:
+    command = [sys.executable, "-m", "unidiff.cli", "verify", "--quick", "--only", "tweedie", "--json", "--workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) == {"checks", "summary"}
+    assert document["summary"]["identities"] == 1
+
+
+def test_verify_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--quick", "--only", "telescoping", "chapman-kolmogorov", "--workers", "1"]) == 0
+    assert "telescoping" in (tmp_path / "report" / "index.html").read_text()
+    assert "telescoping" in capsys.readouterr().out
+
+
+def test_a_violation_is_status_one(monkeypatch, tmp_path) -> None:
+    from unidiff.identities.schedules import LogSnrInverse
+
+    monkeypatch.setattr(LogSnrInverse, "sides", lambda self, case: 1 / 0)
+    assert main(["verify", "--quick", "--only", "log-snr-inverse", "--workers", "1", "--out", str(tmp_path)]) == 1
+
+
+def test_workers_find_what_one_process_finds(capsys) -> None:
+    rows = []
+    for workers in ("1", "2"):
+        arguments = ["verify", "--quick", "--only", "tweedie", "--dtype", "float64", "--json", "--workers", workers]
+        assert main(arguments) == 0
+        rows.append(json.loads(capsys.readouterr().out)["checks"])
+    assert rows[0] == rows[1]
+
+
+def test_train_then_sample_then_verify(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu"]
+    assert main(["train", "--data", "moons", "--steps", "4", *small]) == 0
+    checkpoint = tmp_path / "runs" / "moons" / "checkpoint.safetensors"
+    assert checkpoint.exists()
+    assert main(["train", "--data", "moons", "--steps", "4", *small]) == USAGE
+    assert "give --resume" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["train", "--data", "moons", "--steps", "6", "--resume", *small]) == 0
+    assert main(["sample", "--checkpoint", str(checkpoint), "--n", "10", "--steps", "3", "--json", "--out", "x.png"]) == 0
+    written = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (tmp_path / "x.png").exists()
+    assert np.load(written["samples"])["x"].shape == (10, 2)
+    assert main(["verify", "--checkpoint", str(checkpoint), "--only", "chain-mean", "--out", "r"]) == 0
+
+
+def test_worlds_are_sampled_by_their_exact_denoiser(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "--world", "digits", "--n", "9", "--steps", "10", "--seed", "1"]) == 0
+    x = np.load(tmp_path / "samples.npz")["x"]
+    from unidiff.worlds import library
+
+    # The exact denoiser of a data set can only end at its points.
+    points = library.digits().points.numpy()
+    nearest = np.sqrt(((x[:, None] - points) ** 2).sum(-1)).min(1)
+    assert nearest.max() < 0.3
