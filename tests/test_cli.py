@@ -45,7 +45,10 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["verify", "--dtype", "float46"], "unknown dtype 'float46'; did you mean 'float64'"),
         (["verify", "--checkpoint", "none.safetensors"], "none.safetensors: no such checkpoint"),
         (["train", "--data", "eight-gausians"], "eight-gaussians"),
-        (["train", "--data", "moons", "--steps", "5", "--schedule", "cosin"], "unknown schedule 'cosin'; did you mean 'cosine'"),
+        (
+            ["train", "--data", "moons", "--steps", "5", "--schedule", "cosin"],
+            "unknown schedule 'cosin'; did you mean 'cosine'",
+        ),
         (["sample", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
         (["sample", "--world", "gaussian", "--method", "ddmi"], "unknown method 'ddmi'; did you mean 'ddim'"),
         (["sample"], "give a checkpoint or a world"),
@@ -53,7 +56,9 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must be in 0 … 3, got 9"),
     ],
 )
-def test_bad_requests_end_with_a_word_and_the_usage_status(arguments, message: str, capsys, tmp_path, monkeypatch) -> None:
+def test_bad_requests_end_with_a_word_and_the_usage_status(
+    arguments, message: str, capsys, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert status(arguments) == USAGE
     captured = capsys.readouterr()
@@ -71,7 +76,18 @@ def test_unknown_options_name_the_nearest(capsys) -> None:
 
 
 def test_json_is_one_document_and_nothing_else() -> None:
-    command = [sys.executable, "-m", "unidiff.cli", "verify", "--quick", "--only", "tweedie", "--json", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "unidiff.cli",
+        "verify",
+        "--quick",
+        "--only",
+        "tweedie",
+        "--json",
+        "--workers",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -111,7 +127,9 @@ def test_train_then_sample_then_verify(tmp_path, monkeypatch, capsys) -> None:
     assert main(["train", "--data", "moons", "--steps", "4", *small]) == USAGE
     assert "give --resume" in capsys.readouterr().err.replace("\n", " ")
     assert main(["train", "--data", "moons", "--steps", "6", "--resume", *small]) == 0
-    assert main(["sample", "--checkpoint", str(checkpoint), "--n", "10", "--steps", "3", "--json", "--out", "x.png"]) == 0
+    assert (
+        main(["sample", "--checkpoint", str(checkpoint), "--n", "10", "--steps", "3", "--json", "--out", "x.png"]) == 0
+    )
     written = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (tmp_path / "x.png").exists()
     assert np.load(written["samples"])["x"].shape == (10, 2)

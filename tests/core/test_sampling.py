@@ -58,7 +58,9 @@ def test_a_network_that_embeds_apart_samples_the_same(method) -> None:
         return whole(x, noise, condition)
 
     plain = ud.Diffusion(core.schedule, ud.Denoiser(as_one, (2,), "v"))
-    one, two = (ud.sample(c, 8, 6, method, torch.Generator().manual_seed(0), dtype=torch.float32) for c in (core, plain))
+    one, two = (
+        ud.sample(c, 8, 6, method, torch.Generator().manual_seed(0), dtype=torch.float32) for c in (core, plain)
+    )
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
@@ -171,7 +173,8 @@ def test_a_captured_step_samples_as_the_eager_loop(method) -> None:
     grid = ud.TimeGrid.uniform(8)
     x = core.prior(64, torch.Generator("cuda").manual_seed(0), torch.empty(0, device="cuda"))
     one, two = (
-        ud.Sampler(core, grid, method, graph=graph)(x, torch.Generator("cuda").manual_seed(1)) for graph in (True, False)
+        ud.Sampler(core, grid, method, graph=graph)(x, torch.Generator("cuda").manual_seed(1))
+        for graph in (True, False)
     )
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 

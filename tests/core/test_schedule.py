@@ -58,7 +58,9 @@ def test_karras_sigmas_are_the_papers() -> None:
     n, rho = 18, 7.0
     sigmas = [(0.002 ** (1 / rho) + i / (n - 1) * (80 ** (1 / rho) - 0.002 ** (1 / rho))) ** rho for i in range(n)]
     t = torch.arange(n, dtype=torch.float64) / (n - 1)
-    torch.testing.assert_close(Schedule.karras().sigma(t), torch.tensor(sigmas, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        Schedule.karras().sigma(t), torch.tensor(sigmas, dtype=torch.float64), rtol=1e-12, atol=0
+    )
 
 
 def test_betas_are_met_exactly_at_their_times() -> None:

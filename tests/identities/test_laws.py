@@ -48,7 +48,13 @@ def draws(shift: float, n: int = 4096, scale: float = 1.0) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("shift", "scale", "verdict"),
-    [(0.0, 1.0, "pass"), (0.25, 1.0, "fail"), (0.0, 3.0, "inconclusive"), (math.nan, 1.0, "fail"), (math.inf, 1.0, "fail")],
+    [
+        (0.0, 1.0, "pass"),
+        (0.25, 1.0, "fail"),
+        (0.0, 3.0, "inconclusive"),
+        (math.nan, 1.0, "fail"),
+        (math.inf, 1.0, "fail"),
+    ],
 )
 def test_monte_carlo_needs_power_to_pass(shift: float, scale: float, verdict: str) -> None:
     identity = named(MonteCarlo, differences=lambda self, case: (draws(shift, scale=scale), torch.ones(1)))
@@ -73,7 +79,9 @@ def test_the_family_wise_false_alarm_rate_is_below_one_in_a_million() -> None:
     assert 2 * norm.sf(laws.Z_LIMIT) * laws.MOST_SCORES <= 1e-6 * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("slope", "verdict"), [(2.0, "pass"), (1.85, "pass"), (1.75, "fail"), (2.3, "fail"), (0.0, "fail")])
+@pytest.mark.parametrize(
+    ("slope", "verdict"), [(2.0, "pass"), (1.85, "pass"), (1.75, "fail"), (2.3, "fail"), (0.0, "fail")]
+)
 def test_order_is_a_slope(slope: float, verdict: str) -> None:
     steps = [1 / n for n in (32, 64, 128)]
     identity = named(Order, errors=lambda self, case: (steps, [s**slope for s in steps], 2.0))
@@ -87,7 +95,8 @@ def test_an_order_of_no_error_at_all_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "offset", "verdict"), [(4, 0.0, "pass"), (4, 1e-3, "fail"), (0, 0.0, "inconclusive"), (4, math.nan, "fail")]
+    ("rate", "offset", "verdict"),
+    [(4, 0.0, "pass"), (4, 1e-3, "fail"), (0, 0.0, "inconclusive"), (4, math.nan, "fail")],
 )
 def test_quadrature_refines_until_it_may_judge(rate: int, offset: float, verdict: str) -> None:
     def values(self, case, n):

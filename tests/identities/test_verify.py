@@ -19,7 +19,11 @@ def quick() -> ud.identities.Report:
 
 
 def test_a_quick_run_holds(quick) -> None:
-    bad = [(c.identity, c.world, c.schedule, c.dtype, c.detail) for c in quick.checks if c.verdict in ("fail", "inconclusive")]
+    bad = [
+        (c.identity, c.world, c.schedule, c.dtype, c.detail)
+        for c in quick.checks
+        if c.verdict in ("fail", "inconclusive")
+    ]
     assert bad == []
     assert quick.exit_status == 0
 
@@ -138,5 +142,9 @@ def test_a_subject_of_another_kind_is_refused() -> None:
 @pytest.mark.gpu
 def test_a_quick_run_holds_on_a_gpu() -> None:
     report = ud.verify(quick=True, device="cuda")
-    bad = [(c.identity, c.world, c.schedule, c.dtype, c.detail) for c in report.checks if c.verdict in ("fail", "inconclusive")]
+    bad = [
+        (c.identity, c.world, c.schedule, c.dtype, c.detail)
+        for c in report.checks
+        if c.verdict in ("fail", "inconclusive")
+    ]
     assert bad == []

@@ -27,7 +27,12 @@ class Mutant:
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
 KINDS, LEARNED, PREDICTION = "core/schedule_kinds.py", "core/schedule_learned.py", "core/prediction.py"
 DENOISER, CHAIN, TABLES, SAMPLING = "core/denoiser.py", "core/chain.py", "core/tables.py", "core/sampling.py"
-NORMALS, MIXTURE, CLOUD, GAUSSIAN_WORLD = "worlds/normals.py", "worlds/mixture.py", "worlds/cloud.py", "worlds/gaussian.py"
+NORMALS, MIXTURE, CLOUD, GAUSSIAN_WORLD = (
+    "worlds/normals.py",
+    "worlds/mixture.py",
+    "worlds/cloud.py",
+    "worlds/gaussian.py",
+)
 ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "train/loss.py", "train/times.py"
 TRAINER = "train/trainer.py"
 

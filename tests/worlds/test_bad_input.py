@@ -74,7 +74,9 @@ def test_queries_of_another_shape_dtype_or_device() -> None:
         world.diffuse(torch.full((3,), 0.5), torch.full((3,), 0.5)).log_prob(torch.zeros(4, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), [(-0.1, 0.5), (0.5, -0.1), (0.0, 0.0), (float("nan"), 0.5), (float("inf"), 1)])
+@pytest.mark.parametrize(
+    ("alpha", "sigma"), [(-0.1, 0.5), (0.5, -0.1), (0.0, 0.0), (float("nan"), 0.5), (float("inf"), 1)]
+)
 def test_levels_that_are_none(alpha: float, sigma: float) -> None:
     with pytest.raises(ValueError, match="alpha and sigma must be finite, at least 0 and not both 0"):
         library.gaussian().diffuse(alpha, sigma)

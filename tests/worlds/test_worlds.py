@@ -56,7 +56,9 @@ def test_posterior_is_bayes_on_a_grid() -> None:
     world = GaussianMixture([0.3, 0.7], [[-1.0], [0.8]], [[[0.2]], [[0.05]]])
     alpha, sigma, z = 0.6, 0.5, torch.tensor([[0.3]], dtype=torch.float64)
     x = torch.linspace(-6, 6, 24001, dtype=torch.float64)
-    joint = (as_torch(world).log_prob(x[:, None]) + torch.distributions.Normal(alpha * x, sigma).log_prob(z[0, 0])).exp()
+    joint = (
+        as_torch(world).log_prob(x[:, None]) + torch.distributions.Normal(alpha * x, sigma).log_prob(z[0, 0])
+    ).exp()
     mass = torch.trapezoid(joint, x)
     mean = torch.trapezoid(joint * x, x) / mass
     variance = torch.trapezoid(joint * (x - mean) ** 2, x) / mass
@@ -97,7 +99,10 @@ def test_a_point_cloud_is_a_loop_over_its_points() -> None:
     world, alpha, sigma = PointCloud(points, weights), 0.8, 0.3
     z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for k in range(5):
-        joint = [float(w * torch.exp(-((z[k] - alpha * p) ** 2).sum() / (2 * sigma**2))) for w, p in zip(weights, points, strict=True)]
+        joint = [
+            float(w * torch.exp(-((z[k] - alpha * p) ** 2).sum() / (2 * sigma**2)))
+            for w, p in zip(weights, points, strict=True)
+        ]
         total = sum(joint)
         mean = sum(j / total * p for j, p in zip(joint, points, strict=True))
         covariance = sum(j / total * torch.outer(p - mean, p - mean) for j, p in zip(joint, points, strict=True))
@@ -112,7 +117,9 @@ def test_a_point_cloud_is_a_loop_over_its_points() -> None:
 def test_a_point_cloud_is_a_mixture_of_points() -> None:
     points = library.digits(20).points[:, :10]
     cloud = PointCloud(points).diffuse(0.9, 0.2)
-    mixture = GaussianMixture([1 / 20] * 20, 0.9 * points, (0.2**2 * torch.eye(10, dtype=torch.float64)).expand(20, 10, 10))
+    mixture = GaussianMixture(
+        [1 / 20] * 20, 0.9 * points, (0.2**2 * torch.eye(10, dtype=torch.float64)).expand(20, 10, 10)
+    )
     z = draws(cloud, 8)
     torch.testing.assert_close(cloud.log_prob(z), mixture.log_prob(z))
     torch.testing.assert_close(cloud.score(z), mixture.score(z))

@@ -157,7 +157,7 @@ def _digits(dtype: torch.dtype) -> Dataset:
 
 def _npz(path: Path, split: Split, dtype: torch.dtype) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             x = archive[_key(path, archive.files, _X_KEYS[split])]
             y_key = next((k for k in _Y_KEYS[split] if k in archive.files), None)
             y = None if y_key is None else archive[y_key]

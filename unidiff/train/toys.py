@@ -34,7 +34,7 @@ def draw(name: str, n: int, generator: torch.Generator | None = None) -> Tensor:
 def _eight_gaussians(n: int, generator: torch.Generator | None) -> Tensor:
     from unidiff.worlds import library
 
-    return library.get("eight_gaussians").sample(n, generator).to(torch.float64)
+    return library.get("eight-gaussians").sample(n, generator).to(torch.float64)
 
 
 def _moons(n: int, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,244 @@
+"""The loop and its parts: losses, times, metrics, options, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+import unidiff as ud
+from unidiff.core import networks
+from unidiff.train import (
+    WEIGHTINGS,
+    TrainConfig,
+    Trainer,
+    antithetic_times,
+    build_core,
+    denoising_loss,
+    journal,
+    load_data,
+    metrics,
+    presets,
+)
+from unidiff.worlds import OracleDenoiser, library
+
+SMALL = TrainConfig(network="mlp", width=16, depth=1, steps=20, batch_size=64, warmup=2, log_every=5, device="cpu")
+
+
+def moons() -> ud.train.Dataset:
+    return load_data("moons", n=500, generator=torch.Generator().manual_seed(0))
+
+
+def test_training_lowers_the_loss() -> None:
+    trainer = Trainer.start(dataclasses.replace(SMALL, prediction="eps", steps=400, log_every=4), moons())
+    losses: list[float] = []
+    trainer.fit(lambda t, line: losses.append(line["loss"]))
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "score"])
+def test_every_weighting_trains_every_prediction(weighting, prediction) -> None:
+    config = dataclasses.replace(SMALL, weighting=weighting, prediction=prediction, steps=3)
+    core = Trainer.start(config, moons()).fit()
+    assert all(p.isfinite().all() for p in core.parameters())
+
+
+def test_the_exact_denoiser_has_the_least_loss() -> None:
+    # The loss of the oracle beside that of it moved by 5 %: the same draws, so one z-test at 5 standard errors.
+    world = library.mixture_2d()
+    core = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(world))
+
+    class Moved(OracleDenoiser):
+        def __call__(self, xt, level, condition=None, guidance=1.0):
+            p = super().__call__(xt, level)
+            return ud.Prediction(xt, level, {"x0": 1.05 * p.x0}, guarded=False)
+
+    moved = ud.Diffusion(ud.Schedule.cosine(), Moved(world))
+    x0 = world.sample(20_000, torch.Generator().manual_seed(0))
+    losses = [
+        denoising_loss(c, x0, weighting="sigmoid", generator=torch.Generator().manual_seed(1)) for c in (core, moved)
+    ]
+    difference = losses[1] - losses[0]
+    assert difference.mean() > 5 * difference.std() / len(x0) ** 0.5
+
+
+def test_antithetic_times_fall_one_to_each_interval() -> None:
+    t = antithetic_times(64, torch.Generator().manual_seed(0))
+    assert sorted((t * 64).floor().long().tolist()) == list(range(64))
+    inside = antithetic_times(64, torch.Generator().manual_seed(0), span=(0.25, 0.75))
+    torch.testing.assert_close(inside, 0.25 + 0.5 * t)
+    with pytest.raises(ValueError, match="span must be"):
+        antithetic_times(4, span=(0.5, 0.5))
+
+
+def test_metrics_are_logged_as_json_lines(tmp_path) -> None:
+    config = dataclasses.replace(SMALL, out=str(tmp_path))
+    Trainer.start(config, moons()).fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert journal.read(tmp_path / "metrics.jsonl") == lines
+
+
+def test_a_loss_that_explodes_stops_the_run() -> None:
+    trainer = Trainer.start(dataclasses.replace(SMALL, lr=1e30, warmup=0, steps=50), moons())
+    with pytest.raises(FloatingPointError, match="loss"):
+        trainer.fit()
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_mean_projection() -> None:
+    x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shift = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    theta = metrics.directions(2, 64, torch.Generator().manual_seed(1))
+    found = metrics.sliced_wasserstein(x, x + shift, theta)
+    assert found == pytest.approx(float((theta @ shift).abs().mean()), rel=1e-12)
+    assert metrics.sliced_wasserstein(x, x, theta) == 0
+
+
+def test_mmd_is_a_double_loop() -> None:
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 1
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float(torch.exp(-(a - b).square().sum() / (2 * 0.7**2)))
+
+    within = sum(kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / 30
+    within += sum(kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / 20
+    between = sum(kernel(a, b) for a in x for b in y) / 30
+    assert metrics.mmd2(x, y, bandwidth=0.7) == pytest.approx(within - 2 * between, rel=1e-12)
+
+
+def test_nll_under_the_own_law_is_the_entropy() -> None:
+    world = library.gaussian()
+    value, error = metrics.nll(world, world.sample(20_000, torch.Generator().manual_seed(0)))
+    # At 5 standard errors (false alarm 6e-7), it would see 0.06 nats.
+    assert abs(value - float(world.entropy().value)) < 5 * error
+
+
+def test_metrics_refuse_what_is_no_sample() -> None:
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="y must be finite"):
+        metrics.sliced_wasserstein(x, torch.full((3, 2), torch.nan))
+    with pytest.raises(ValueError, match="one event shape"):
+        metrics.sliced_wasserstein(x, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="bandwidth must be positive"):
+        metrics.mmd2(x, x, bandwidth=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
+        ({"weighting": "simpel"}, "unknown weighting 'simpel'; did you mean 'simple'"),
+        ({"prediction": "epss"}, "unknown prediction 'epss'; did you mean 'eps'"),
+        ({"network": "unt"}, "unknown network 'unt'; did you mean 'unet'"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": float("nan")}, "lr must be positive"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"ema": 1.0}, r"ema must lie in \[0, 1\), got 1.0"),
+        ({"steps": None}, "give either steps or minutes"),
+        ({"minutes": 1.0}, "give either steps or minutes"),
+        ({"preconditioning": "edm", "prediction": "v"}, "prediction must be 'x0' with EDM"),
+    ],
+)
+def test_bad_options_are_refused(options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **options)
+
+
+def test_options_survive_json() -> None:
+    assert TrainConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+    with pytest.raises(ValueError, match="unknown option 'learning_rate'"):
+        TrainConfig.from_dict({"learning_rate": 1.0})
+
+
+def test_data_that_do_not_fit_the_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="network 'unet' takes square images"):
+        build_core(dataclasses.replace(SMALL, network="unet"), moons())
+    with pytest.raises(ValueError, match="conditional needs labels"):
+        build_core(dataclasses.replace(SMALL, conditional=True), ud.train.Dataset(torch.zeros(3, 2)))
+    core = build_core(SMALL, moons())
+    with pytest.raises(ValueError, match="data must have the core's event shape"):
+        Trainer(core, load_data("digits"), SMALL)
+
+
+def test_every_named_data_set_has_a_preset() -> None:
+    from unidiff.train.data import names
+
+    assert all(presets.for_data(name) for name in names())
+
+
+def test_bf16_runs_inside_the_network_alone() -> None:
+    seen: list[torch.dtype] = []
+    trainer = Trainer.start(dataclasses.replace(SMALL, amp="bf16", steps=2), moons())
+    trainer.network.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    core = trainer.fit()
+    assert set(seen) <= {torch.bfloat16, torch.float32}
+    assert all(p.dtype == torch.float32 for p in core.parameters())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_loss() -> None:
+    losses = []
+    for compile in (False, True):
+        trainer = Trainer.start(dataclasses.replace(SMALL, compile=compile), moons())
+        trainer.fit(lambda t, line: losses.append(line["loss"]))
+    assert losses[:4] == pytest.approx(losses[4:], rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_and_resumes_to_the_same_bits(tmp_path) -> None:
+    config = dataclasses.replace(SMALL, device="cuda", out=str(tmp_path), checkpoint_every=10)
+    whole = Trainer.start(dataclasses.replace(config, out=None), moons())
+    whole.fit()
+
+    class Stop(Exception):
+        pass
+
+    def stop(trainer: Trainer, line: dict[str, float]) -> None:
+        if trainer.step == 15:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Trainer.start(config, moons()).fit(stop)
+    again = Trainer.resume(tmp_path, moons())
+    again.fit()
+    for one, two in zip(whole.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (networks.MLP(3, width=8, depth=2, num_classes=4), (5, 3)),
+        (networks.UNet(1, 8, width=8, multipliers=(1, 2), blocks=1, attention=(4,), num_classes=4), (5, 1, 8, 8)),
+        (networks.UNet(3, 28, width=8, multipliers=(1, 2, 2), blocks=1, attention=(7,), num_classes=4), (2, 3, 28, 28)),
+    ],
+    ids=["mlp", "unet 8", "unet 28"],
+)
+def test_networks_embed_apart_reach_every_parameter_and_come_back(network, shape) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1, generator=generator)
+    x = torch.randn(shape, generator=generator)
+    noise, labels = torch.linspace(-5, 5, shape[0]), torch.arange(shape[0]) % 5
+    out = network(x, noise, labels)
+    assert out.shape == x.shape
+    torch.testing.assert_close(network.body(x, network.embed(noise), labels), out)
+    out.square().sum().backward()
+    untouched = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert untouched == []
+    again = networks.build(json.loads(json.dumps(network.config())))
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again(x, noise, labels), out)
+
+
+def test_networks_refuse_what_they_cannot_be() -> None:
+    with pytest.raises(ValueError, match="unknown network 'mpl'; did you mean 'mlp'"):
+        networks.build({"kind": "mpl"})
+    with pytest.raises(ValueError, match="does not describe a network of kind 'mlp'"):
+        networks.build({"kind": "mlp", "sides": 3})
