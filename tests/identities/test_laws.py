@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from unidiff.identities import laws, registry
 from unidiff.identities.laws import Algebraic, Bound, Identity, MonteCarlo, Order, Quadrature, Sides
 
 
-def case(dtype: torch.dtype = torch.float64):
+def case(dtype: torch.dtype = torch.float64) -> Any:
     return SimpleNamespace(
         dtype=dtype, eps=torch.finfo(dtype).eps, exact=True, world_name="w", schedule_name="s",
         dtype_name=str(dtype)[6:], device_name="cpu",

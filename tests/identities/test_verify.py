@@ -9,6 +9,7 @@ import torch
 
 import unidiff as ud
 from unidiff.core import networks
+from unidiff.core.schedule_kinds import Polynomial
 from unidiff.identities import VIEWS
 from unidiff.worlds import OracleDenoiser, library
 
@@ -66,7 +67,7 @@ def test_a_schedule_is_judged_on_the_closed_form_worlds() -> None:
 
 
 def test_a_schedule_with_a_wrong_derivative_is_caught() -> None:
-    class Wrong(type(ud.Schedule.polynomial())):
+    class Wrong(Polynomial):
         kind = "wrong-test"
 
         def _log_snr_derivative(self, t):

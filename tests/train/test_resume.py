@@ -80,10 +80,10 @@ def test_a_stop_in_the_middle_changes_no_bit_with_dropout_and_classes(tmp_path: 
     from unidiff.train import load_data
 
     data = load_data("digits", dtype=torch.float64 if dtype == "float64" else torch.float32)
-    options = dict(
-        network="unet", width=8, multipliers=(1,), blocks=1, batch_size=8, conditional=True, dropout=0.2, dtype=dtype,
-        log_every=1, checkpoint_every=1, device="cpu",
-    )  # fmt: skip
+    options = {
+        "network": "unet", "width": 8, "multipliers": (1,), "blocks": 1, "attention": (8,), "batch_size": 8,
+        "conditional": True, "dropout": 0.2, "dtype": dtype, "log_every": 1, "checkpoint_every": 1, "device": "cpu",
+    }  # fmt: skip
     whole = Trainer.start(TrainConfig(steps=6, **options), data)  # pyright: ignore
     whole.fit()
 

@@ -104,8 +104,10 @@ def test_a_point_cloud_is_a_loop_over_its_points() -> None:
             for w, p in zip(weights, points, strict=True)
         ]
         total = sum(joint)
-        mean = sum(j / total * p for j, p in zip(joint, points, strict=True))
-        covariance = sum(j / total * torch.outer(p - mean, p - mean) for j, p in zip(joint, points, strict=True))
+        share = torch.tensor(joint, dtype=torch.float64) / total
+        mean = torch.stack([w * p for w, p in zip(share, points, strict=True)]).sum(0)
+        parts = [w * torch.outer(p - mean, p - mean) for w, p in zip(share, points, strict=True)]
+        covariance = torch.stack(parts).sum(0)
         posterior = world.posterior(z[k : k + 1], alpha, sigma)
         torch.testing.assert_close(posterior.mean[0], mean)
         torch.testing.assert_close(posterior.covariance[0], covariance)
