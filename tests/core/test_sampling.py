@@ -52,7 +52,7 @@ def test_same_seed_same_bits_and_another_seed_others(method) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_network_that_embeds_apart_samples_the_same(method) -> None:
     core = with_mlp()
-    whole = core.denoiser.network
+    whole = core.denoiser.network  # pyright: ignore
 
     def as_one(x, noise, condition):
         return whole(x, noise, condition)

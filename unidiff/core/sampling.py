@@ -140,9 +140,16 @@ class _Loop:
         self.folded = isinstance(denoiser, Denoiser) and sampler.chain is None
         self.step = sampler.grid.steps - table.step
         network = denoiser if isinstance(denoiser, Denoiser) and self.folded else None
-        columns, self.embedding = _device_table(table, network, like)
-        self.columns = columns
+        self.columns = _device_table(table, network, like)
+        self.log_snr = table.log_snr.to(like)
+        self.network = network
+        self.embedding = None if network is None else network.embed(self.log_snr)
         self.x = like
+
+    def embed_again(self) -> None:
+        """The network's parameters may have moved since its embeddings were captured."""
+        if self.embedding is not None and self.network is not None:
+            self.embedding.copy_(self.network.embed(self.log_snr))  # pyright: ignore
 
     def start(self, x: Tensor) -> None:
         self.x = x
@@ -234,6 +241,7 @@ class _Captured:
         if self.loop.uses_noise:
             self.generator.set_state(source.get_state())
         self.x.copy_(x)
+        self.loop.embed_again()
         self.counter.zero_()
         for register in self.kept:
             register.zero_()
@@ -248,15 +256,13 @@ class _Captured:
         return self.x.clone()
 
 
-def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Columns ``[R, 12]`` in the state's dtype, the network's affine reading folded in, and its embeddings ``[R, W]``."""
+def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tensor:
+    """Columns ``[R, 12]`` in the state's dtype, the network's affine reading folded in."""
     if network is None:
         skip, out = torch.zeros_like(table.t), torch.ones_like(table.t)
-        embedding = None
     else:
         level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma)
         skip, out = network.x0_coefficients(level)
-        embedding = network.embed(table.log_snr.to(like))
     on_xt, on_output = table.on_xt + table.on_x0 * skip, table.on_x0 * out
     columns = torch.stack(
         [
@@ -265,7 +271,7 @@ def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> tuple
         ],
         1,
     )  # fmt: skip
-    return columns.to(like), embedding
+    return columns.to(like)
 
 
 def sample(
