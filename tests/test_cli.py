@@ -53,7 +53,7 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "gaussian", "--method", "ddmi"], "unknown method 'ddmi'; did you mean 'ddim'"),
         (["sample"], "give a checkpoint or a world"),
         (["sample", "--world", "gaussian", "--condition", "1"], "condition must be left out"),
-        (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must be in 0 … 3, got 9"),
+        (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must be in 0 … 3 (3 is no class), got 9"),
     ],
 )
 def test_bad_requests_end_with_a_word_and_the_usage_status(

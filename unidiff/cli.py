@@ -1,25 +1,23 @@
 """The command line: ``unidiff verify``, ``unidiff train``, ``unidiff sample``.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
-command was not understood.
+command was not understood, or asked for what cannot be: that is found out before any work.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: tyro reads the annotations of a class that is made inside a function.
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from rich.console import Console
 
-from unidiff.train.config import TrainConfig
-
 USAGE = 64
+INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +25,15 @@ class VerifyOptions:
     """Check every identity that unidiff knows, and show what was found.
 
     Attributes:
-        view: only identities that tie these views (core, score, vae, thermo, ebm, rl, paths).
+        view: only identities that tie one of these views (core, score, vae, thermo, ebm, rl, paths).
         only: only these identities, by name.
         dtype: float64 or float32; both if left out.
         device: where to compute.
         seed: of every random draw.
         checkpoint: verify the network in this checkpoint instead of the standard suite.
-        quick: fewer worlds and schedules, no training: seconds.
-        workers: processes on the CPU; 0 takes as many as there are cores, up to 4.
-        out: folder of the report.
+        quick: fewer worlds and schedules, no training; half a minute.
+        workers: processes on the CPU; 0 takes one for each core, up to 4.
+        out: folder of the report; report/ if left out, and with --json none unless it is named.
         json: print one JSON document instead of the table.
     """
 
@@ -47,24 +45,7 @@ class VerifyOptions:
     checkpoint: Path | None = None
     quick: bool = False
     workers: int = 0
-    out: Path = Path("report")
-    json: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Train a denoiser. The defaults are those that suit the data.
-
-    Attributes:
-        config: the run.
-        data: a named data set (8 Gaussians and other toys, digits), an .npz file or a folder of images.
-        resume: go on from the checkpoint in the run's folder.
-        json: print one JSON document at the end.
-    """
-
-    config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
-    data: str = "eight-gaussians"
-    resume: bool = False
+    out: Path | None = None
     json: bool = False
 
 
@@ -73,17 +54,17 @@ class SampleOptions:
     """Draw samples from a checkpoint, or from a world's exact denoiser.
 
     Attributes:
-        checkpoint: a file or a run's folder.
+        checkpoint: a checkpoint's file, or a run's folder.
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
         n: how many.
         steps: of the sampler.
         method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         condition: class of the samples, for a conditional network.
-        device: where to compute; the checkpoint's data type is kept.
+        device: where to compute.
         dtype: float32 or float64.
         seed: of every random draw.
-        out: the picture (.png); the samples go beside it (.npz).
+        out: the picture, a .png; the samples go beside it as .npz.
         json: print one JSON document about what was written.
     """
 
@@ -103,35 +84,25 @@ class SampleOptions:
 
 def verify(options: VerifyOptions) -> int:
     """``unidiff verify``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from unidiff.identities.verify import verify as run
-    from unidiff.report import print_report, write_html
+    from unidiff.report import Bars, print_report, write_html
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        checking = progress.add_task("checking identities", total=None)
-        training: list[Any] = []
-
-        def on_check(check: Any, done: int, total: int) -> None:
-            progress.update(checking, completed=done, total=total)
-
-        def on_step(done: int, total: int, loss: float) -> None:
-            if not training:
-                training.append(progress.add_task("training on the digits", total=total))
-            progress.update(training[0], completed=done, description=f"training on the digits, loss {loss:.2f}")
-
+    folder = options.out or (None if options.json else Path("report"))
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"out must be a folder, got the file {folder}")
+    with Bars() as bars:
         report = run(
             view=options.view or None, only=options.only or None, dtype=options.dtype, device=options.device,
-            seed=options.seed, quick=options.quick, checkpoint=options.checkpoint, on_check=on_check, on_step=on_step,
-            workers=options.workers or min(4, os.cpu_count() or 1),
+            seed=options.seed, quick=options.quick, checkpoint=options.checkpoint,
+            workers=_workers() if options.workers == 0 else options.workers, on_check=bars.on_check, on_step=bars.on_step,
         )  # fmt: skip
+    page = None if folder is None else write_html(report, folder)
     if options.json:
         _print_json(report.to_dict())
-        return report.exit_status
-    console = Console()
-    print_report(report, console)
-    console.print(f"the report: {write_html(report, options.out)}", highlight=False)
+    else:
+        console = Console()
+        print_report(report, console)
+        console.print(f"the report: {page}", highlight=False, soft_wrap=True)
     return report.exit_status
 
 
@@ -139,37 +110,32 @@ def train(arguments: Sequence[str]) -> int:
     """``unidiff train``."""
     options = _parse_train(arguments)
     import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from unidiff.report import Bars
     from unidiff.train import Trainer, load_data
     from unidiff.train.data import names
 
     config = options.config
     folder = Path(config.out or f"runs/{Path(options.data).stem}")
     config = dataclasses.replace(config, out=str(folder))
+    checkpoint = folder / "checkpoint.safetensors"
     if options.resume:
-        changes = {"steps": config.steps} if _given(arguments, "--steps") else {}
-        changes |= {"minutes": config.minutes} if _given(arguments, "--minutes") else {}
-        data = load_data(options.data, dtype=config.torch_dtype) if options.data not in names() else None
+        changes = {name: getattr(config, name) for name in ("steps", "minutes") if _given(arguments, f"--{name}")}
+        data = None if options.data in names() else load_data(options.data, dtype=config.torch_dtype)
         trainer = Trainer.resume(folder, data, out=str(folder), **changes)
     else:
-        kept = folder / "checkpoint.safetensors"
-        if kept.exists():
-            raise ValueError(f"out must be a new folder, or give --resume: {kept} exists already")
+        if checkpoint.exists():
+            raise ValueError(f"out must be a new folder, or give --resume: {checkpoint} exists already")
         generator = torch.Generator().manual_seed(config.seed)
         trainer = Trainer.start(config, load_data(options.data, generator=generator, dtype=config.torch_dtype))
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("training", total=1.0)
+    with Bars() as bars:
 
         def on_log(trainer: Trainer, line: dict[str, float]) -> None:
-            text = f"training, step {trainer.step}, loss {line['loss']:.4g}"
-            progress.update(bar, completed=trainer.progress, description=text)
+            bars.update("training", trainer.progress, 1.0, f"step {trainer.step}, loss {line['loss']:.4g}")
 
         core = trainer.fit(on_log)
-    written = {"checkpoint": str(folder / "checkpoint.safetensors"), "metrics": str(folder / "metrics.jsonl")}
-    x = _draw(core, 64, 50, "ddim", trainer.config.seed)
-    written |= _save_samples(folder / "samples.png", x, trainer.data.image_shape)
+    written = {"checkpoint": str(checkpoint), "metrics": str(folder / "metrics.jsonl")}
+    written |= _sheet(core, folder / "samples.png", trainer.config.seed, trainer.data.image_shape)
     return _tell(options.json, {"steps": trainer.step, "seconds": round(trainer.elapsed, 3), **written})
 
 
@@ -178,75 +144,89 @@ def sample(options: SampleOptions) -> int:
     import torch
 
     from unidiff.core.boundary import check_count, check_name
-    from unidiff.core.diffusion import Diffusion
-    from unidiff.core.schedule import Schedule
     from unidiff.core.tables import METHODS
     from unidiff.identities.subjects import DTYPES
-    from unidiff.train import load_core
-    from unidiff.worlds import OracleDenoiser, library
+    from unidiff.report import save_samples
 
     check_name("method", options.method, METHODS)
     check_name("dtype", options.dtype, DTYPES)
-    check_count("n", options.n)
-    check_count("steps", options.steps)
-    if (options.checkpoint is None) == (options.world is None):
-        raise ValueError(f"give a checkpoint or a world, got checkpoint = {options.checkpoint} and world = {options.world}")
-    dtype = DTYPES[options.dtype]
-    if options.checkpoint is not None:
-        core = load_core(options.checkpoint).to(device=options.device, dtype=dtype)
-    else:
-        world = library.get(str(options.world)).to(dtype, options.device)
-        core = Diffusion(Schedule.cosine(), OracleDenoiser(world))
+    for name in ("n", "steps"):
+        check_count(name, getattr(options, name))
+    if options.out.suffix != ".png":
+        raise ValueError(f"out must end in .png, got {options.out}")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here, got {options.device!r}: {error}") from None
+    core = _core(options, DTYPES[options.dtype])
     condition = None
     if options.condition is not None:
         classes = getattr(core.denoiser, "num_classes", None)
         if classes is None or not 0 <= options.condition <= classes:
-            expected = "left out (this model takes no condition)" if classes is None else f"in 0 … {classes}"
+            expected = (
+                "left out (this model takes none)" if classes is None else f"in 0 … {classes} ({classes} is no class)"
+            )
             raise ValueError(f"condition must be {expected}, got {options.condition}")
         condition = torch.tensor(options.condition, device=options.device)
-    x = _draw(core, options.n, options.steps, options.method, options.seed, options.device, dtype, condition, options.guidance)
-    shape = x.shape[1:]
-    return _tell(options.json, {"n": options.n, **_save_samples(options.out, x, shape if len(shape) == 3 else None)})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    x = _draw(
+        core, options.n, options.steps, options.method, options.seed, options.device, DTYPES[options.dtype], condition,
+        options.guidance,
+    )  # fmt: skip
+    return _tell(options.json, {"n": options.n, **save_samples(options.out, x)})
+
+
+def _core(options: SampleOptions, dtype: Any) -> Any:
+    from unidiff.core.diffusion import Diffusion
+    from unidiff.core.schedule import Schedule
+    from unidiff.train import load_core
+    from unidiff.worlds import OracleDenoiser, library
+
+    if (options.checkpoint is None) == (options.world is None):
+        raise ValueError(
+            f"give a checkpoint or a world, got checkpoint = {options.checkpoint} and world = {options.world}"
+        )
+    if options.checkpoint is not None:
+        return load_core(options.checkpoint).to(device=options.device, dtype=dtype)
+    return Diffusion(Schedule.cosine(), OracleDenoiser(library.get(str(options.world)).to(dtype, options.device)))
 
 
 def _draw(
-    core: Any, n: int, steps: int, method: Any, seed: int, device: Any = None, dtype: Any = None, condition: Any = None,
+    core: Any,
+    n: int,
+    steps: int,
+    method: Any,
+    seed: int,
+    device: Any,
+    dtype: Any,
+    condition: Any,
     guidance: float = 1.0,
-) -> Any:  # fmt: skip
+) -> Any:
     import torch
-    from rich.progress import Progress
 
     from unidiff.core.sampling import sample as draw
+    from unidiff.report import Bars
 
-    first = next(core.parameters(), None)
-    device = device or ("cpu" if first is None else first.device)
-    dtype = dtype or (torch.float32 if first is None else first.dtype)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("sampling")
+    with Bars() as bars:
         return draw(
             core, n, steps, method, torch.Generator(device).manual_seed(seed), condition=condition, guidance=guidance,
-            dtype=dtype, on_row=lambda done, rows: progress.update(bar, completed=done, total=rows),
-        ).cpu()  # fmt: skip
+            dtype=dtype, on_row=bars.on_row,
+        ).cpu().numpy()  # fmt: skip
 
 
-def _save_samples(picture: Path, x: Any, image_shape: Any) -> dict[str, str]:
-    import numpy as np
+def _sheet(core: Any, path: Path, seed: int, image_shape: Any) -> dict[str, str]:
+    """What a run leaves to look at: eight of each class, a column for each; without classes 64 images or 2048 points."""
+    import torch
 
-    from unidiff.report import save_grid, save_scatter
+    from unidiff.report import save_samples
 
-    values = x.numpy()
-    written: dict[str, str] = {}
-    side = round(values[0].size ** 0.5)
-    if image_shape is None and values.ndim == 2 and values.shape[1] > 2 and side * side == values.shape[1]:
-        image_shape = (1, side, side)
-    if image_shape is not None:
-        written["picture"] = str(save_grid(picture, values.reshape(-1, *image_shape)))
-    elif values.shape[1:] == (2,):
-        written["picture"] = str(save_scatter(picture, {"samples": values}))
-    arrays = picture.with_suffix(".npz")
-    arrays.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(arrays, x=values)
-    return {**written, "samples": str(arrays)}
+    first, classes = next(core.parameters()), core.denoiser.num_classes
+    n, columns, condition = (64 if image_shape else 2048), None, None
+    if classes is not None and classes <= 20:
+        n, columns = 8 * classes, classes
+        condition = torch.arange(n, device=first.device) % classes
+    x = _draw(core, n, 50, "ddim", seed, first.device, first.dtype, condition)
+    return save_samples(path, x, image_shape, columns)
 
 
 def _tell(as_json: bool, facts: dict[str, Any]) -> int:
@@ -254,7 +234,7 @@ def _tell(as_json: bool, facts: dict[str, Any]) -> int:
         _print_json(facts)
     else:
         for name, value in facts.items():
-            Console().print(f"{name}: {value}", highlight=False, soft_wrap=True)
+            Console().print(f"{name}: {value}", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -262,9 +242,34 @@ def _print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
 
-def _parse_train(arguments: Sequence[str]) -> TrainOptions:
-    from unidiff.train import presets
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)
 
+
+def _parse_train(arguments: Sequence[str]) -> Any:
+    from unidiff.core.boundary import check_name
+    from unidiff.train import TrainConfig, presets
+
+    @dataclasses.dataclass(frozen=True)
+    class TrainOptions:
+        """Train a denoiser. The defaults shown are those that suit the data that --data names.
+
+        Attributes:
+            config: the run.
+            data: a named data set (eight-gaussians and other toys, digits), an .npz file or a folder of images.
+            resume: go on from the checkpoint in the run's folder.
+            json: print one JSON document at the end.
+        """
+
+        config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes]
+        data: str = "eight-gaussians"
+        resume: bool = False
+        json: bool = False
+
+    for name, kind in get_type_hints(TrainConfig).items():
+        if get_origin(kind) is Literal and (value := _value(arguments, f"--{name}")) is not None:
+            check_name(name, value, get_args(kind))
     data = _value(arguments, "--data") or "eight-gaussians"
     preset = presets.for_data(data)
     # A budget is steps or minutes; naming one takes the preset's other away.
@@ -276,16 +281,16 @@ def _parse_train(arguments: Sequence[str]) -> TrainOptions:
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:
-    for k, argument in enumerate(arguments):
+    for argument, following in zip(arguments, (*arguments[1:], None), strict=True):
         if argument.startswith(flag + "="):
             return argument.split("=", 1)[1]
-        if argument == flag and k + 1 < len(arguments):
-            return arguments[k + 1]
+        if argument == flag:
+            return following
     return None
 
 
-def _given(arguments: Sequence[str], flag: str) -> bool:
-    return _value(arguments, flag) is not None
+def _given(arguments: Iterable[str], flag: str) -> bool:
+    return any(argument == flag or argument.startswith(flag + "=") for argument in arguments)
 
 
 def _parse(kind: type[Any], arguments: Sequence[str], program: str, default: Any = None) -> Any:
@@ -293,50 +298,49 @@ def _parse(kind: type[Any], arguments: Sequence[str], program: str, default: Any
     try:
         return tyro.cli(kind, args=list(arguments), prog=program, config=(tyro.conf.FlagCreatePairsOff,), **options)
     except SystemExit as stop:
-        raise SystemExit(USAGE if stop.code not in (0, None) else 0) from None
+        raise SystemExit(USAGE if stop.code else 0) from None
 
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "verify": (
-        lambda a: verify(_parse(VerifyOptions, a, "unidiff verify")),
-        "check every identity, on closed-form worlds and on a network trained in front of you",
-    ),
-    "train": (train, "train a denoiser on a toy, the digits, an .npz file or a folder of images"),
+    "verify": (lambda arguments: verify(_parse(VerifyOptions, arguments, "unidiff verify")), "check every identity"),
+    "train": (train, "train a denoiser on a toy, the digits, an .npz, a folder of images"),
     "sample": (
-        lambda a: sample(_parse(SampleOptions, a, "unidiff sample")),
-        "draw samples from a checkpoint or a closed-form world, as a picture and an .npz",
+        lambda arguments: sample(_parse(SampleOptions, arguments, "unidiff sample")),
+        "draw samples from a checkpoint or a closed-form world",
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status, or raises SystemExit with it where tyro stops the parsing."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        _help(Console())
+        _help(Console() if arguments else Console(stderr=True))
         return 0 if arguments else USAGE
     name, rest = arguments[0], arguments[1:]
     if name == "--version":
         from unidiff import __version__
 
-        Console().print(__version__, highlight=False)
+        Console().print(f"unidiff {__version__}", highlight=False)
         return 0
-    if name not in _COMMANDS:
-        from unidiff.core.boundary import nearest
-
-        return _fail(f"unknown command {name!r}; {nearest(name, _COMMANDS)}", USAGE)
     try:
+        if name not in _COMMANDS:
+            from unidiff.core.boundary import check_name
+
+            check_name("command", name, _COMMANDS)
         return _COMMANDS[name][0](rest)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return _fail(str(error), USAGE)
-    except (OSError, RuntimeError, ArithmeticError) as error:
+    except (OSError, ArithmeticError) as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
 
 
 def _help(console: Console) -> None:
-    console.print("[bold]unidiff[/bold]: one diffusion process, read in several ways, and a machine that checks it\n")
+    console.print("[bold]unidiff[/bold]: one diffusion process, read in several ways, and all of them checked\n")
     for name, (_, words) in _COMMANDS.items():
-        console.print(f"  unidiff [bold]{name:8}[/bold]{words}", highlight=False)
+        console.print(f"  unidiff [bold]{name:8}[/bold]{words}", highlight=False, no_wrap=True)
     console.print("\nunidiff COMMAND --help tells more.", highlight=False)
 
 

@@ -89,7 +89,8 @@ def exact_case(
     """The case of a world's own exact denoiser."""
     law = world.to(DTYPES[dtype], device)
     core = Diffusion(copy.deepcopy(schedule), OracleDenoiser(law)).to(device).requires_grad_(False)
-    return Case(core, law, world_name, schedule_name, DTYPES[dtype], device, seed, **_sizes(world))
+    batch, draws = _sizes(world)
+    return Case(core, law, world_name, schedule_name, DTYPES[dtype], device, seed, batch=batch, draws=draws)
 
 
 def network_cases(
@@ -102,18 +103,19 @@ def network_cases(
     seed: int,
 ) -> Iterator[Case]:
     """A network's core, in each dtype, on the data of ``world``."""
+    batch, draws = _sizes(world)
     for name in dtypes:
         own = copy.deepcopy(core).to(device=device, dtype=DTYPES[name]).requires_grad_(False).eval()
         law = world.to(DTYPES[name], device)
         yield Case(
             own, law, world_name, schedule_name, DTYPES[name], torch.device(device), seed,
-            exact=False, **_sizes(world),
+            exact=False, batch=batch, draws=draws,
         )  # fmt: skip
 
 
-def _sizes(world: World) -> dict[str, int]:
-    # A data set's exact denoiser is dear, and its many dimensions make up for fewer draws.
-    return {"batch": 32, "draws": 2048} if isinstance(world, PointCloud) else {"batch": 64, "draws": 16384}
+def _sizes(world: World) -> tuple[int, int]:
+    # (batch, draws): a data set's exact denoiser is dear, and its many dimensions make up for fewer draws.
+    return (32, 2048) if isinstance(world, PointCloud) else (64, 16384)
 
 
 @lru_cache(maxsize=8)

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from unidiff.report.html import write_html
-from unidiff.report.images import save_grid, save_scatter
+from unidiff.report.images import save_grid, save_samples, save_scatter
+from unidiff.report.progress import Bars
 from unidiff.report.summary import Row, by_view, rows
 from unidiff.report.table import print_report
 
-__all__ = ["Row", "by_view", "print_report", "rows", "save_grid", "save_scatter", "write_html"]
+__all__ = [
+    "Bars",
+    "Row",
+    "by_view",
+    "print_report",
+    "rows",
+    "save_grid",
+    "save_samples",
+    "save_scatter",
+    "write_html",
+]

@@ -5,46 +5,64 @@ from __future__ import annotations
 import html
 import io
 import re
-import zlib
 
 import matplotlib
 from matplotlib.figure import Figure
 
-_POINTS = 12.5
+_POINTS = 13.5
 # What the registry's LaTeX uses and mathtext has under another name. A fraction in a line of its own stands tall.
-_SYNONYMS = ((r"\frac", r"\dfrac"), (r"\tfrac", r"\frac"), (r"\bigl", ""), (r"\bigr", ""), (r"\!", ""))
-_TOKEN = r"\s*(\\[a-zA-Z]+|[^\s{\\])"
-_BARE_FRACTION = re.compile(r"\\t?frac" + _TOKEN + _TOKEN)
+_SYNONYMS = (
+    (r"\\t?frac\s*(\\[a-zA-Z]+|[^\s{\\])\s*(\\[a-zA-Z]+|[^\s{\\])", r"\\tfrac{\1}{\2}"),
+    (r"\\frac", r"\\dfrac"),
+    (r"\\tfrac", r"\\frac"),
+    (r"\\bigl|\\bigr|\\!", ""),
+    (r"\\top\b", r"\\mathsf{T}"),
+    (r"\\int(?![_a-z])", r"\\int\\,"),
+)
+_GLYPH = re.compile(r'<path id="([^"]+)"[^>]*/>')
 
 
-def formula(latex: str) -> str:
-    """``latex`` (without dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn."""
-    text = _BARE_FRACTION.sub(r"\\tfrac{\1}{\2}", latex)
-    for old, new in _SYNONYMS:
-        text = text.replace(old, new)
-    options = {"svg.fonttype": "path", "mathtext.fontset": "stix", "svg.hashsalt": latex}
-    out = io.StringIO()
-    try:
-        with matplotlib.rc_context(options):
-            figure = Figure()
-            figure.text(0, 0, f"${text}$", fontsize=_POINTS, color="#16191d")
-            figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None})
-    except (ValueError, RuntimeError):
-        return f"<code>{html.escape(latex)}</code>"
-    return _inline(out.getvalue(), latex)
+class Formulas:
+    """Formulas for one page, which holds each glyph once, in :meth:`glyphs`."""
+
+    def __init__(self) -> None:
+        self._glyphs: dict[str, str] = {}
+
+    def draw(self, latex: str) -> str:
+        """``latex`` (no dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn."""
+        text = latex
+        for old, new in _SYNONYMS:
+            text = re.sub(old, new, text)
+        out = io.StringIO()
+        try:
+            with matplotlib.rc_context({"svg.fonttype": "path", "mathtext.fontset": "stix", "svg.hashsalt": "unidiff"}):
+                figure = Figure()
+                figure.text(0, 0, f"${text}$", fontsize=_POINTS, color="#16191d")
+                figure.savefig(
+                    out, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None}
+                )
+        except (ValueError, RuntimeError):
+            return f"<code>{html.escape(latex)}</code>"
+        return self._inline(out.getvalue(), latex)
+
+    def glyphs(self) -> str:
+        """The glyphs of every formula drawn so far, as an ``<svg>`` that takes no room."""
+        paths = "".join(self._glyphs.values())
+        return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{paths}</defs></svg>'
+
+    def _inline(self, text: str, source: str) -> str:
+        width, height, box = (_attribute(text, name) for name in ("width", "height", "viewBox"))
+        for found in _GLYPH.finditer(text):
+            self._glyphs[found[1]] = re.sub(r"\s+", " ", found[0])
+        body = text[text.index('<g id="text_1">') : text.rindex("</g>")]
+        body = re.sub(r"<!--.*?-->|<defs>.*?</defs>", "", body, flags=re.DOTALL)
+        body = re.sub(r"\s+", " ", body.replace('<g id="text_1">', "<g>").replace("xlink:href", "href")).replace(
+            "> <", "><"
+        )
+        size = f'width="{width}" height="{height}" viewBox="{box}"'
+        return f'<svg class="math" role="img" aria-label="{html.escape(source, quote=True)}" {size}>{body}</svg>'
 
 
-def _inline(text: str, source: str) -> str:
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    # Glyphs are defined once per picture under the font's own names; a prefix keeps pictures apart on one page.
-    prefix = f"m{zlib.crc32(source.encode()):x}-"
-    text = re.sub(r'id="', f'id="{prefix}', text)
-    text = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}', text)
-    text = re.sub(r"url\(#", f"url(#{prefix}", text)
-    label = html.escape(source, quote=True)
-    text = text.replace("<svg ", f'<svg class="math" role="img" aria-label="{label}" ', 1)
-    text = re.sub(r"\s*\n\s*", "\n", text)
-    return text.strip()
-
+def _attribute(svg: str, name: str) -> str:
+    found = re.search(rf'<svg[^>]*\s{name}="([^"]+)"', svg)
+    return found[1] if found else ""

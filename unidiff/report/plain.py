@@ -7,13 +7,29 @@ import unicodedata
 
 _GREEK = {
     name.lower(): unicodedata.lookup(f"GREEK SMALL LETTER {name}")
-    for name in "ALPHA BETA GAMMA DELTA ETA THETA MU PI RHO SIGMA TAU PHI PSI CHI OMEGA EPSILON XI".split()
+    for name in (
+        "ALPHA",
+        "BETA",
+        "GAMMA",
+        "DELTA",
+        "EPSILON",
+        "ETA",
+        "THETA",
+        "MU",
+        "PI",
+        "RHO",
+        "SIGMA",
+        "TAU",
+        "PHI",
+        "PSI",
+    )
 } | {"lambda": "λ", "varepsilon": "ε", "varsigma": "ς", "Delta": "Δ", "Phi": "Φ", "Sigma": "Σ", "Lambda": "Λ"}
 _SYMBOLS = _GREEK | {
     "cdot": "·", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏", "propto": " ∝ ", "Rightarrow": " ⇒ ",
     "to": " → ", "sim": " ~ ", "in": " ∈ ", "top": "ᵀ", "quad": "   ", "qquad": "   ", "le": " ≤ ", "ge": " ≥ ", "ne": " ≠ ",
-    "approx": " ≈ ", "mid": " | ", "ldots": "…", "dots": "…", "times": "×", "pm": "±", "infty": "∞", "ell": "ℓ", "mathrm": "",
-    "|": "‖", "{": "{", "}": "}", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "right": "", "bigl": "", "bigr": "",
+    "approx": " ≈ ", "mid": " | ", "ldots": "…", "dots": "…", "times": "×", "pm": "±", "infty": "∞",
+    "|": "‖", "{": "{", "}": "}", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "",
+    "right": "", "bigl": "", "bigr": "",
 }  # fmt: skip
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"}
 _FONTS = ("mathrm", "mathbf", "mathcal", "text", "operatorname")
@@ -29,7 +45,8 @@ def plain(latex: str) -> str:
     text = "".join(_sequence(tokens[::-1]))
     text = re.sub(_APART + r"(?![\w(])", "", text).replace(_APART, " ")
     text = re.sub(r"\s*([=<>])\s*", r" \1 ", text).replace("-", "−")
-    return re.sub(r" (?=[),;.\]])|(?<=[(\[]) ", "", re.sub(r"\s+", " ", _spaced(text))).strip()
+    tight = re.sub(r" (?=[),;.\]])|(?<=[(\[]) ", "", re.sub(r"\s+", " ", _spaced(text))).strip()
+    return unicodedata.normalize("NFC", tight)
 
 
 def _spaced(text: str) -> str:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from unidiff.identities.report import Check, Report
+from unidiff.identities.report import Report
 from unidiff.report.summary import tightness
 
 COLORS = {"pass": "#2f7d4f", "fail": "#c0392b", "inconclusive": "#b7791f", "gap": "#2b6cb0"}
 LINES = ("#1f4e79", "#c0392b", "#2f7d4f", "#b7791f", "#6b4c9a", "#11868f", "#7f7f7f")
 _LAWS = ("algebraic", "monte_carlo", "quadrature", "order", "bound")
-_AXES = {
-    "algebraic": ("residual, in units of κ", "tolerance 64 eps"),
-    "monte_carlo": ("largest |z|", "limit"),
-    "quadrature": ("difference of the two sides", "tolerance"),
-    "order": ("|measured − declared order|", "tolerance 0.2"),
-    "bound": ("excess over the bound", "forgiven"),
+_UNITS = {
+    "algebraic": "difference in units of κ, against 64 eps",
+    "monte_carlo": "|z|, against the limit of the whole suite",
+    "quadrature": "difference, against the stated accuracy",
+    "order": "measured − declared order, against 0.2",
+    "bound": "excess over the bound",
 }
+FLOOR = 1e-6  # of residual / tolerance, in plots: what is nearer to exact is drawn here
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -29,37 +31,41 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
-def residuals(report: Report) -> Figure:
-    """Every check as a mark: residual over tolerance, one line for each identity, one panel for each law."""
+def overview(report: Report) -> Figure:
+    """Every judged check as a dot at its residual over its tolerance, by law and dtype."""
     judged = [c for c in report.checks if c.verdict != "gap"]
-    laws = [law for law in _LAWS if any(c.law == law for c in judged)]
-    counts = [len({c.identity for c in judged if c.law == law}) for law in laws]
-    figure = new_figure(9.5, 1.3 + 0.235 * sum(counts) + 0.5 * len(laws))
-    grid = figure.subplots(len(laws), 1, squeeze=False, sharex=True, height_ratios=[n + 1 for n in counts])
-    random = np.random.default_rng(0)
-    for axes, law in zip(grid[:, 0], laws, strict=True):
-        mine = [c for c in judged if c.law == law]
-        names = list(dict.fromkeys(c.identity for c in mine))[::-1]
-        _marks(axes, mine, names, random)
-        axes.set_title(f"{law.replace('_', ' ')}: {_AXES[law][0]}, over the {_AXES[law][1]}", loc="left", fontsize=9)
-    grid[-1, 0].set_xlabel("residual / tolerance")
-    return figure
-
-
-def _marks(axes: Any, checks: list[Check], names: list[str], random: np.random.Generator) -> None:
-    floor = 1e-6
-    for verdict in ("pass", "inconclusive", "fail"):
-        mine = [c for c in checks if c.verdict == verdict]
-        x = [min(max(tightness(c), floor), 1e6) for c in mine]
-        y = [names.index(c.identity) + random.uniform(-0.25, 0.25) for c in mine]
-        axes.scatter(x, y, s=7, color=COLORS[verdict], alpha=0.55, linewidths=0, zorder=3)
-    axes.axvline(1, color="#222", linewidth=1)
+    groups = [(law, dtype) for law in _LAWS for dtype in ("float64", "float32")]
+    groups = [g for g in groups if any((c.law, c.dtype) == g for c in judged)]
+    figure = new_figure(6.8, 0.9 + 0.42 * len(groups))
+    axes, random = figure.subplots(), np.random.default_rng(0)
+    for height, group in enumerate(reversed(groups)):
+        for verdict in ("pass", "inconclusive", "fail"):
+            mine = [tightness(c) for c in judged if (c.law, c.dtype, c.verdict) == (*group, verdict)]
+            y = height + random.uniform(-0.25, 0.25, len(mine))
+            # Thousands of dots are smaller as pixels.
+            axes.scatter(
+                np.clip(mine, FLOOR, 1e4),
+                y,
+                s=9,
+                color=COLORS[verdict],
+                alpha=0.4,
+                linewidths=0,
+                zorder=3,
+                rasterized=True,
+            )
+    for height, (law, _) in enumerate(reversed(groups)):
+        if [g[0] for g in groups].index(law) == len(groups) - 1 - height:
+            axes.text(FLOOR, height + 0.42, _UNITS[law], fontsize=7.5, color="#66707a", va="bottom")
+    axes.axvline(1, color="#16191d", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlim(left=floor / 2, right=max(4.0, axes.get_xlim()[1]))
-    axes.set_yticks(range(len(names)), names, fontsize=7.5)
-    axes.set_ylim(-0.7, len(names) - 0.3)
-    axes.grid(axis="x", color="#ddd", linewidth=0.6)
+    axes.set_xlim(FLOOR / 2, max(4.0, axes.get_xlim()[1]))
+    axes.set_ylim(-0.6, len(groups) - 0.2)
+    axes.set_yticks(range(len(groups)), [f"{law.replace('_', ' ')}, {dtype}" for law, dtype in reversed(groups)])
+    axes.set_xlabel("residual / tolerance")
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    axes.minorticks_off()
     _plain(axes)
+    return figure
 
 
 def figure_of(entry: dict[str, Any]) -> Figure:
@@ -89,9 +95,9 @@ def figure_of(entry: dict[str, Any]) -> Figure:
 def scatter(figure: Figure, series: dict[str, Any]) -> None:
     """Points ``[n, 2]`` by name, on equal axes."""
     axes = figure.subplots()
-    for k, (name, points) in enumerate(series.items()):
-        points = np.asarray(points)
-        size = float(np.clip(4000 / len(points), 2, 12))
+    for k, (name, given) in enumerate(series.items()):
+        points = np.asarray(given)
+        size = float(np.clip(8000 / len(points), 3, 14))
         axes.scatter(*points.T, s=size, alpha=0.5, color=LINES[k % len(LINES)], label=name, linewidths=0)
     axes.set_aspect("equal", adjustable="datalim")
     if len(series) > 1:
@@ -111,8 +117,9 @@ def as_svg(figure: Figure) -> str:
 
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unidiff"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
+        figure.savefig(out, format="svg", dpi=220, metadata={"Date": None})
+    # Its style sheet would speak to the whole page, and its metadata name addresses that nobody will visit.
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", out.getvalue(), flags=re.DOTALL)
     return text[text.index("<svg") :]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from unidiff.identities.registry import VIEWS, get
@@ -20,7 +19,7 @@ class Row:
         name, statement, views, law: of the identity.
         worst: the judged check whose residual is nearest to (or furthest beyond) its tolerance; a gap if all are gaps.
         verdict: the worst verdict; ``gap`` only if nothing was judged.
-        counts: how many checks came out how.
+        members: all of its checks.
         gap: the check with the largest gap, if there are any.
     """
 
@@ -30,13 +29,13 @@ class Row:
     law: str
     worst: Check
     verdict: Verdict
-    counts: dict[str, int]
+    members: tuple[Check, ...]
     gap: Check | None
 
     @property
     def checks(self) -> int:
         """How many checks there were."""
-        return sum(self.counts.values())
+        return len(self.members)
 
     @property
     def source(self) -> str:
@@ -76,9 +75,9 @@ def _row(checks: list[Check]) -> Row:
     first = checks[0]
     judged = [c for c in checks if c.verdict != "gap"]
     gaps = [c for c in checks if c.verdict == "gap"]
-    verdict = next(v for v in _WORST_FIRST if any(c.verdict == v for c in checks))
+    verdict: Verdict = next(v for v in _WORST_FIRST if any(c.verdict == v for c in checks))
     speaking = [c for c in judged if c.verdict == verdict] or judged or gaps
     return Row(
         first.identity, first.statement, first.views, first.law, max(speaking, key=tightness), verdict,
-        dict(Counter(c.verdict for c in checks)), max(gaps, key=tightness) if gaps else None,
+        tuple(checks), max(gaps, key=tightness) if gaps else None,
     )  # fmt: skip

@@ -38,16 +38,13 @@ def _line(row: Row, width: int) -> Text:
     tolerance = f"{worst.tolerance:.1e}" if judged else ""
     law = row.law.replace("_", " ")
     line = Text(_LINE.format(row.name, f"{worst.residual:.1e}", tolerance, law, row.checks))
-    verdict = Text(row.verdict, style=STYLES[row.verdict])
-    if row.gap is not None and judged:
-        verdict.append(f"  gap {row.gap.residual:.1e}", style=STYLES["gap"])
-    line.append_text(verdict)
-    statement = Text(plain(row.statement), style="dim")
+    line.append(row.verdict, style=STYLES[row.verdict])
+    gap = f"  gap {row.gap.residual:.1e}" if row.gap is not None and judged else ""
     if width >= WIDE:
-        line.pad_right(max(0, 92 - len(line)))
+        line.append(gap, style=STYLES["gap"]).pad_right(max(0, 92 - len(line)))
     else:
-        line.append("\n  ")
-    return line.append_text(statement)
+        line.append("\n" + gap, style=STYLES["gap"]).append("  ")
+    return line.append(plain(row.statement), style="dim")
 
 
 def _trouble(check: Check) -> Text:
