@@ -70,7 +70,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("Karras: ρ for 2ρ in the derivative", KINDS, "return -2 * self.rho * (last - first) /", "return -self.rho * (last - first) /"),
     Mutant("DDPM: β for −log(1 − β)", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(betas.cumsum(0), (1, 0))"),
     Mutant("DDPM: one step late", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(-torch.log1p(-betas).cumsum(0), (2, 0))[:-1]"),
-    Mutant("learned: σ′ without 1 − σ", LEARNED, "(weight * units * (1 - units)).sum(-1)", "(weight * units).sum(-1)"),
+    Mutant("learned: σ′ without 1 − σ", LEARNED, "(weight * rate * units * (1 - units)).sum(-1)", "(weight * rate * units).sum(-1)"),
     # -- predictions
     Mutant("v with a plus", PREDICTION, '("x0", "v"): lambda a, s: (a / s, -_rho2(a, s) / s)', '("x0", "v"): lambda a, s: (a / s, _rho2(a, s) / s)'),
     Mutant("score from ε without σ", PREDICTION, '("eps", "score"): lambda a, s: (torch.zeros_like(s), -1 / s)', '("eps", "score"): lambda a, s: (torch.zeros_like(s), -1 / s**2)'),

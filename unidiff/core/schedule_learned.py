@@ -51,16 +51,19 @@ class Learned(nn.Module, Schedule):
             p.data = p.data.to(torch.float64)
         return self
 
-    def _units(self, t: Tensor) -> Tensor:
-        return torch.sigmoid(F.softplus(self.raw_rate) * (t[..., None] - self.center))
+    def _units(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The w_j, the r_j and sigmoid(r_j (t − c_j)), where t is: tables ask from the host, whatever holds the parameters."""
+        weight, rate, center = (p.to(t.device) for p in (self.raw_weight, self.raw_rate, self.center))
+        weight, rate = F.softplus(weight), F.softplus(rate)
+        return weight, rate, torch.sigmoid(rate * (t[..., None] - center))
 
     def _k(self, t: Tensor) -> Tensor:
-        return t + (F.softplus(self.raw_weight) * self._units(t)).sum(-1)
+        weight, _, units = self._units(t)
+        return t + (weight * units).sum(-1)
 
     def _k_derivative(self, t: Tensor) -> Tensor:
-        units = self._units(t)
-        weight = F.softplus(self.raw_weight) * F.softplus(self.raw_rate)
-        return 1 + (weight * units * (1 - units)).sum(-1)
+        weight, rate, units = self._units(t)
+        return 1 + (weight * rate * units * (1 - units)).sum(-1)
 
     def _ends(self, t: Tensor) -> tuple[Tensor, Tensor]:
         first, last = self._k(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device)).unbind()
@@ -68,10 +71,13 @@ class Learned(nn.Module, Schedule):
 
     def _log_snr(self, t: Tensor) -> Tensor:
         first, rise = self._ends(t)
-        return self.log_snr_max - self.log_span.exp() * (self._k(t) - first) / rise
+        return self.log_snr_max.to(t.device) - self._span(t) * (self._k(t) - first) / rise
 
     def _log_snr_derivative(self, t: Tensor) -> Tensor:
-        return -self.log_span.exp() * self._k_derivative(t) / self._ends(t)[1]
+        return -self._span(t) * self._k_derivative(t) / self._ends(t)[1]
+
+    def _span(self, t: Tensor) -> Tensor:
+        return self.log_span.to(t.device).exp()
 
     @torch.no_grad()
     def _time(self, log_snr: Tensor) -> Tensor:
