@@ -89,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("2M: r upside down", TABLES, "0.5 * h[1:] / h[:-1]", "0.5 * h[:-1] / h[1:]"),
     Mutant("flow by Euler with the SDE's drift", TABLES, "share = 1.0 if noisy else 0.5", "share = 1.0"),
     Mutant("Euler–Maruyama: variance for deviation", TABLES, "noise = (-dt * schedule.diffusion2(steps.t)).sqrt()", "noise = -dt * schedule.diffusion2(steps.t)"),
-    Mutant("Heun corrects with Euler's slope twice", TABLES, "on_kept_x0=-(target.alpha * half_t).detach()", "on_kept_x0=-(target.alpha * half_s).detach()"),
-    Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip, table.on_x0 * out", "table.on_xt, table.on_x0 * out"),
+    Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t).detach()", "keep_x0=-(target.alpha * half_s).detach()"),
+    Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip,", "table.on_xt,"),
     # -- worlds
     Mutant("noised variance with α for α²", NORMALS, "alpha**2 * self.values + sigma**2)", "alpha * self.values + sigma**2)"),
     Mutant("posterior mean without α", NORMALS, "alpha * self.values / noised * y)", "self.values / noised * y)"),

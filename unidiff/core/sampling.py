@@ -3,11 +3,11 @@ r"""One loop for every sampler.
 A method is a :class:`~unidiff.core.tables.Table`; this module runs its rows. Where the denoiser is a network with
 x̂_0 = p x + q F, the two are folded into the row on the host, in float64:
 
-    x ← (a + b p) x + (b q) F + e D' + f x' + n ξ,
+    x ← (a + b p) x + (b q) F + g m + n ξ,      m ← (c + d p) x + (d q) F,
 
-and the network's embedding of the noise level, a function of the row alone, becomes one more column of the table.
-What is left in a step is the network and two multiply-adds. On a GPU one step is captured as a CUDA graph, row
-counter included, and replayed R times: the host only launches.
+and the network's embedding of the noise level, a function of the row alone, becomes more columns of the table.
+What is left in a step is the network and a few multiply-adds, in place. On a GPU one step is captured as a CUDA graph,
+row counter included, and replayed R times: the host only launches.
 """
 
 from __future__ import annotations
@@ -100,9 +100,8 @@ class Sampler:
         if graph and x.is_cuda and noise is None and self.chain is None:
             return self._replay(x, generator, condition, on_row)
         loop = _Loop(self, x, condition)
-        loop.start(x)
         for row in range(self.table.rows):
-            loop.advance(loop.row(row), generator, None if noise is None else noise[row])
+            loop.advance(loop.table[row], int(loop.step[row]), generator, None if noise is None else noise[row])
             if on_row is not None:
                 on_row(row + 1, self.table.rows)
         return loop.x
@@ -125,71 +124,64 @@ class Sampler:
 
 
 class _Loop:
-    """The state, registers and device copy of the table of one run."""
+    """The state, the register and the device's copy of the table, of one run."""
 
-    def __init__(self, sampler: Sampler, like: Tensor, condition: Tensor | None) -> None:
+    def __init__(self, sampler: Sampler, x: Tensor, condition: Tensor | None) -> None:
         table, denoiser = sampler.table, sampler.core.denoiser
         self.chain = sampler.chain
         self.denoiser = denoiser
         self.guidance = sampler.guidance
         self.condition = condition
-        self.uses_registers = bool(table.keep.any())
         self.uses_noise = bool((table.noise > 0).any()) or sampler.chain is not None
-        self.uses_kept_xt = bool((table.on_kept_xt != 0).any())
-        self.all_keep = bool(table.keep.all())
-        self.folded = isinstance(denoiser, Denoiser) and sampler.chain is None
         self.step = sampler.grid.steps - table.step
-        network = denoiser if isinstance(denoiser, Denoiser) and self.folded else None
-        self.columns = _device_table(table, network, like)
-        self.log_snr = table.log_snr.to(like)
-        self.network = network
-        self.embedding = None if network is None else network.embed(self.log_snr)
-        self.x = like
-
-    def embed_again(self) -> None:
-        """The network's parameters may have moved since its embeddings were captured."""
-        if self.embedding is not None and self.network is not None:
-            self.embedding.copy_(self.network.embed(self.log_snr))  # pyright: ignore
+        self.network = denoiser if isinstance(denoiser, Denoiser) and sampler.chain is None else None
+        self.log_snr = table.log_snr.to(x)
+        self.table = _device_table(table, self.network, x)
+        self.columns = self.table.shape[1]
+        embedding = self._embedding()
+        if embedding is not None:
+            self.table = torch.cat([self.table, embedding], 1)
+        self.x = x.clone()
+        self.register = torch.zeros_like(x) if bool((table.on_kept != 0).any()) else None
 
     def start(self, x: Tensor) -> None:
-        self.x = x
-        if self.uses_registers:
-            self.kept_x0 = torch.zeros_like(x)
-            self.kept_xt = torch.zeros_like(x)
+        """Back to the first row, from ``x``; the network's parameters may have moved since the last run."""
+        self.x.copy_(x)
+        if self.register is not None:
+            self.register.zero_()
+        embedding = self._embedding()
+        if embedding is not None:
+            self.table[:, self.columns :] = embedding
 
-    def row(self, index: int) -> tuple[Tensor, Tensor | None, int]:
-        embedding = None if self.embedding is None else self.embedding[index : index + 1]
-        return self.columns[index], embedding, int(self.step[index])
+    def _embedding(self) -> Tensor | None:
+        """The network's embedding of each row's level ``[R, ·]``, in the state's dtype, or None if it makes none apart."""
+        embedding = None if self.network is None else self.network.embed(self.log_snr)
+        return None if embedding is None else embedding.to(self.table.dtype)
 
-    def advance(
-        self, row: tuple[Tensor, Tensor | None, int], generator: torch.Generator | None, noise: Tensor | None
-    ) -> None:
-        """One row: the arithmetic that eager runs and captures share."""
-        columns, embedding, step = row
-        t, log_snr, alpha, sigma, on_xt, on_output, on_kept_x0, on_kept_xt, std, keep, skip, out = columns.unbind()
+    def advance(self, row: Tensor, step: int, generator: torch.Generator | None, noise: Tensor | None) -> None:
+        """One row of the table, on its own grid step: the arithmetic that eager runs and captures share."""
+        t, log_snr, alpha, sigma, on_xt, on_output, on_kept, std, keep_xt, keep_output = row[: self.columns].unbind()
         level = NoiseLevel(t, log_snr, alpha, sigma)
         x = self.x
         if self.uses_noise and noise is None:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         if self.chain is not None:
             prediction = self.denoiser(x, level, self.condition, self.guidance)
-            self.x = self.chain.kernel(x, step, prediction).sample(noise=noise)
+            x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise))
             return
-        if self.folded:
-            output, _ = self.denoiser.evaluate(x, level, self.condition, self.guidance, embedding)  # pyright: ignore
+        if self.network is not None:
+            embedding = row[None, self.columns :] if row.numel() > self.columns else None
+            output, _ = self.network.evaluate(x, level, self.condition, self.guidance, embedding)
         else:
             output = self.denoiser(x, level, self.condition, self.guidance).x0
-        new = torch.addcmul(on_xt * x, on_output, output)
-        if self.uses_registers:
-            new = torch.addcmul(new, on_kept_x0, self.kept_x0)
-            x0 = torch.addcmul(skip * x, out, output) if self.folded else output
-            if self.uses_kept_xt:
-                new = torch.addcmul(new, on_kept_xt, self.kept_xt)
-                self.kept_xt = torch.where(keep > 0, x, self.kept_xt)
-            self.kept_x0 = x0 if self.all_keep else torch.where(keep > 0, x0, self.kept_x0)
-        if self.uses_noise and noise is not None:
-            new = torch.addcmul(new, std, noise)
-        self.x = new
+        if self.register is None:
+            x.mul_(on_xt).addcmul_(on_output, output)
+        else:
+            kept = keep_xt * x
+            x.mul_(on_xt).addcmul_(on_output, output).addcmul_(on_kept, self.register)
+            torch.addcmul(kept, keep_output, output, out=self.register)
+        if noise is not None and self.uses_noise:
+            x.addcmul_(std, noise)
 
 
 class _Captured:
@@ -200,8 +192,6 @@ class _Captured:
         self.generator = torch.Generator(device=x.device)
         self.condition = None if condition is None else condition.clone()
         self.loop = _Loop(sampler, x, self.condition)
-        self.x = x.clone()
-        self.kept = [torch.zeros_like(x), torch.zeros_like(x)] if self.loop.uses_registers else []
         self.counter = torch.zeros(1, dtype=torch.long, device=x.device)
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
@@ -216,18 +206,8 @@ class _Captured:
             self._step()
 
     def _step(self) -> None:
-        loop = self.loop
-        loop.x = self.x
-        if self.kept:
-            loop.kept_x0, loop.kept_xt = self.kept
-        columns = loop.columns.index_select(0, self.counter)[0]
-        embedding = None if loop.embedding is None else loop.embedding.index_select(0, self.counter)
-        loop.advance((columns, embedding, 0), self.generator, None)
-        self.x.copy_(loop.x)
-        if self.kept:
-            self.kept[0].copy_(loop.kept_x0)
-            if loop.uses_kept_xt:
-                self.kept[1].copy_(loop.kept_xt)
+        row = self.loop.table.index_select(0, self.counter)[0]
+        self.loop.advance(row, 0, self.generator, None)
         self.counter.add_(1)
 
     def run(
@@ -240,11 +220,8 @@ class _Captured:
         source = torch.cuda.default_generators[x.get_device()] if generator is None else generator
         if self.loop.uses_noise:
             self.generator.set_state(source.get_state())
-        self.x.copy_(x)
-        self.loop.embed_again()
+        self.loop.start(x)
         self.counter.zero_()
-        for register in self.kept:
-            register.zero_()
         if condition is not None and self.condition is not None:
             self.condition.copy_(condition)
         for row in range(self.rows):
@@ -253,21 +230,21 @@ class _Captured:
                 on_row(row + 1, self.rows)
         if self.loop.uses_noise:
             source.set_state(self.generator.get_state())
-        return self.x.clone()
+        return self.loop.x.clone()
 
 
 def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tensor:
-    """Columns ``[R, 12]`` in the state's dtype, the network's affine reading folded in."""
+    """Columns ``[R, 10]`` in the state's dtype, the network's affine reading folded in."""
     if network is None:
         skip, out = torch.zeros_like(table.t), torch.ones_like(table.t)
     else:
         level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma)
         skip, out = network.x0_coefficients(level)
-    on_xt, on_output = table.on_xt + table.on_x0 * skip, table.on_x0 * out
     columns = torch.stack(
         [
-            table.t, table.log_snr, table.alpha, table.sigma, on_xt, on_output, table.on_kept_x0,
-            table.on_kept_xt, table.noise, table.keep.to(torch.float64), skip, out,
+            table.t, table.log_snr, table.alpha, table.sigma,
+            table.on_xt + table.on_x0 * skip, table.on_x0 * out, table.on_kept, table.noise,
+            table.keep_xt + table.keep_x0 * skip, table.keep_x0 * out,
         ],
         1,
     )  # fmt: skip

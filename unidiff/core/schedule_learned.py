@@ -52,7 +52,7 @@ class Learned(nn.Module, Schedule):
         return self
 
     def _units(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The w_j, the r_j and sigmoid(r_j (t − c_j)), where t is: tables ask from the host, whatever holds the parameters."""
+        """The w_j, the r_j and sigmoid(r_j (t − c_j)), on t's device: tables ask from the host, whatever holds the rest."""
         weight, rate, center = (p.to(t.device) for p in (self.raw_weight, self.raw_rate, self.center))
         weight, rate = F.softplus(weight), F.softplus(rate)
         return weight, rate, torch.sigmoid(rate * (t[..., None] - center))

@@ -2,10 +2,10 @@ r"""Samplers as tables: each method is rows of coefficients, and no method is a 
 
 One row advances the state from a level t to a level s by
 
-    x ← a x + b D + e D' + f x' + n ξ,      D = x̂_0(x, t),
+    x ← a x + b D + g m + n ξ,   and leaves   m ← c x + d D,      D = x̂_0(x, t),
 
-with D' and x' (the registers) what D and x were when a row last said ``keep``, and ξ ~ N(0, I). With the DDIM(η)
-coefficients (a_η, b_η, ς_η) of :func:`unidiff.core.process.bridge`, h = ½(λ_s − λ_t) and r = h_before/h:
+with the register m as the row before left it, x on the right the state before the row, and ξ ~ N(0, I). With the
+DDIM(η) coefficients (a_η, b_η, ς_η) of :func:`unidiff.core.process.bridge`, h = ½(λ_s − λ_t) and r = h_before/h:
 
 ==================  ====================================================================================  ======
 method              row                                                                                   order
@@ -14,9 +14,9 @@ method              row                                                         
 ``ddim``            (a_η, b_η, ς_η); Song et al. 2021, eq. 12                                              1
 ``euler``           Euler in t on dx/dt = f x − ½ g² s; Song et al. 2021 (SDE), eq. 13                     1
 ``heun``            trapezoid in σ/α on x/α, two rows a step; Karras et al. 2022, alg. 1                   2
-``dpm++2m``         (a_0, b_0(1 + 1/2r), −b_0/2r, 0); Lu et al. 2022 (DPM-Solver++), alg. 2                2
+``dpm++2m``         (a_0, b_0(1 + 1/2r), −b_0/2r on the last D); Lu et al. 2022 (DPM-Solver++), alg. 2     2
 ``sde``             Euler–Maruyama in t on dx = (f x − g² s) dt + g dW̄; Song et al. 2021 (SDE), eq. 6      1 weak
-``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r, ς_1); Lu et al. 2022, eq. 18                             2 weak
+``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r on the last D, ς_1); Lu et al. 2022, eq. 18               2 weak
 ==================  ====================================================================================  ======
 
 Orders are in the largest step; the weak ones are of means and covariances where x̂_0 is affine (the extrapolation's
@@ -27,7 +27,7 @@ is of first order in every method, since no h exists there; it is exact if x̂_0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
@@ -56,8 +56,8 @@ class Table:
 
     Attributes:
         t, log_snr, alpha, sigma: the level at which the row asks the denoiser.
-        on_xt, on_x0, on_kept_x0, on_kept_xt, noise: the coefficients a, b, e, f, n.
-        keep: whether this row's D and x go into the registers after it.
+        on_xt, on_x0, on_kept, noise: the coefficients a, b, g, n.
+        keep_xt, keep_x0: c and d, what the row leaves in the register.
         step: which of the grid's N steps (0 first) the row belongs to.
     """
 
@@ -67,10 +67,10 @@ class Table:
     sigma: Tensor
     on_xt: Tensor
     on_x0: Tensor
-    on_kept_x0: Tensor
-    on_kept_xt: Tensor
+    on_kept: Tensor
     noise: Tensor
-    keep: Tensor
+    keep_xt: Tensor
+    keep_x0: Tensor
     step: Tensor
 
     @property
@@ -111,8 +111,8 @@ def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float = 0.0) 
     return table
 
 
-def _table(steps: Steps, on_xt: Tensor, on_x0: Tensor, noise: Tensor, on_kept_x0: Tensor | None = None) -> Table:
-    """One row a step, D kept after each if anything reads it."""
+def _table(steps: Steps, on_xt: Tensor, on_x0: Tensor, noise: Tensor, on_kept: Tensor | None = None) -> Table:
+    """One row a step; with ``on_kept`` each leaves its D for the next."""
     level = steps.schedule.level(steps.t)
     zero = torch.zeros_like(steps.t)
     return Table(
@@ -122,11 +122,11 @@ def _table(steps: Steps, on_xt: Tensor, on_x0: Tensor, noise: Tensor, on_kept_x0
         level.sigma.detach(),
         on_xt.detach(),
         on_x0.detach(),
-        zero if on_kept_x0 is None else on_kept_x0.detach(),
-        zero,
-        noise.detach(),
-        torch.full(steps.t.shape, on_kept_x0 is not None),
-        torch.arange(steps.t.numel()),
+        on_kept=zero if on_kept is None else on_kept.detach(),
+        noise=noise.detach(),
+        keep_xt=zero,
+        keep_x0=zero if on_kept is None else torch.ones_like(zero),
+        step=torch.arange(steps.t.numel()),
     )
 
 
@@ -157,7 +157,9 @@ def _euler(steps: Steps, noisy: bool) -> Table:
 
 
 def _heun(steps: Steps) -> Table:
-    """With y = x/α, ρ = σ/α: a row to y_s = y + Δρ d, d = (y − D)/ρ; then y_s = y' + ½Δρ(d' + d), d at (y_s, ρ_s)."""
+    """With y = x/α, ρ = σ/α: a row to y_s = y + Δρ d, d = (y − D)/ρ, that leaves m = α_s(y + ½Δρ d); then, at (y_s, ρ_s)
+    with its own d, x_s = m + ½α_sΔρ d.
+    """
     schedule = steps.schedule
     first = _family(steps, 0.0, multistep=False)
     ratio = (-0.5 * schedule.log_snr(torch.stack([steps.s, steps.t]))).exp()
@@ -172,14 +174,14 @@ def _heun(steps: Steps) -> Table:
         target.sigma.detach(),
         on_xt=half_s.detach(),
         on_x0=-(target.alpha * half_s).detach(),
-        on_kept_x0=-(target.alpha * half_t).detach(),
-        on_kept_xt=(scale * (1 + half_t)).detach(),
+        on_kept=torch.ones_like(delta),
         noise=torch.zeros_like(delta),
-        keep=torch.zeros_like(first.keep),
+        keep_xt=torch.zeros_like(delta),
+        keep_x0=torch.zeros_like(delta),
         step=first.step,
     )
-    kept = Table(**{**_columns(first), "keep": torch.ones_like(first.keep)})
-    both = Table(**{k: torch.stack([v, _columns(second)[k]], 1).flatten() for k, v in _columns(kept).items()})
+    first = replace(first, keep_xt=(scale * (1 + half_t)).detach(), keep_x0=-(target.alpha * half_t).detach())
+    both = Table(**{k: torch.stack([v, _columns(second)[k]], 1).flatten() for k, v in _columns(first).items()})
     exists = torch.ones(both.rows, dtype=torch.bool)
     exists[1::2] = target.sigma > 0
     return both[exists]

@@ -222,4 +222,4 @@ class Hutchinson(MonteCarlo):
         turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, probe)
         estimate = (turned * probe).flatten(1).sum(1) * level.sigma.square()
         exact = -case.dim + (level.alpha / level.sigma).square() * trace
-        return estimate - exact, torch.full((1,), float(case.dim), dtype=torch.float64)
+        return estimate - exact, torch.full((1,), float(case.dim), dtype=torch.float64, device=case.device)
