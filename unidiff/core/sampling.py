@@ -7,7 +7,8 @@ x̂_0 = p x + q F, the two are folded into the row on the host, in float64:
 
 and the network's embedding of the noise level, a function of the row alone, becomes more columns of the table.
 What is left in a step is the network and a few multiply-adds, in place. On a GPU one step is captured as a CUDA graph,
-row counter included, and replayed R times: the host only launches.
+row counter included, and replayed R times: the host only launches. The noise of a whole run is drawn at once and rides
+in the table too, as long as it is small; a larger state draws row by row.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
 from unidiff.core.tables import METHODS, Method, Table, build, default_grid
+
+MOST_NOISE_AHEAD = 2**22
+"""How many numbers of noise a run draws at once; beyond it each row draws its own."""
 
 
 class Sampler:
@@ -99,7 +103,8 @@ class Sampler:
         graph = x.is_cuda if self.graph is None else self.graph
         if graph and x.is_cuda and noise is None and self.chain is None:
             return self._replay(x, generator, condition, on_row)
-        loop = _Loop(self, x, condition)
+        loop = _Loop(self, x, condition, noise is not None)
+        loop.start(x, generator)
         for row in range(self.table.rows):
             loop.advance(loop.table[row], int(loop.step[row]), generator, None if noise is None else noise[row])
             if on_row is not None:
@@ -126,7 +131,7 @@ class Sampler:
 class _Loop:
     """The state, the register and the device's copy of the table, of one run."""
 
-    def __init__(self, sampler: Sampler, x: Tensor, condition: Tensor | None) -> None:
+    def __init__(self, sampler: Sampler, x: Tensor, condition: Tensor | None, noise_given: bool = False) -> None:
         table, denoiser = sampler.table, sampler.core.denoiser
         self.chain = sampler.chain
         self.denoiser = denoiser
@@ -136,41 +141,47 @@ class _Loop:
         self.step = sampler.grid.steps - table.step
         self.network = denoiser if isinstance(denoiser, Denoiser) and sampler.chain is None else None
         self.log_snr = table.log_snr.to(x)
-        self.table = _device_table(table, self.network, x)
-        self.columns = self.table.shape[1]
-        embedding = self._embedding()
-        if embedding is not None:
-            self.table = torch.cat([self.table, embedding], 1)
-        self.x = x.clone()
+        columns, embedding = _device_table(table, self.network, x), self._embedding(x)
+        self.columns = columns.shape[1]
+        self.embedded = 0 if embedding is None else embedding.shape[1]
+        draws = self.uses_noise and not noise_given
+        self.ahead = x.numel() if draws and table.rows * x.numel() <= MOST_NOISE_AHEAD else 0
+        self.table = x.new_empty(table.rows, self.columns + self.embedded + self.ahead)
+        self.table[:, : self.columns] = columns
+        self.x = torch.empty_like(x)
         self.register = torch.zeros_like(x) if bool((table.on_kept != 0).any()) else None
 
-    def start(self, x: Tensor) -> None:
-        """Back to the first row, from ``x``; the network's parameters may have moved since the last run."""
+    def start(self, x: Tensor, generator: torch.Generator | None) -> None:
+        """To the first row, from ``x``, with new noise; the network's parameters may have moved since the last run."""
         self.x.copy_(x)
         if self.register is not None:
             self.register.zero_()
-        embedding = self._embedding()
+        embedding = self._embedding(x)
         if embedding is not None:
-            self.table[:, self.columns :] = embedding
+            self.table[:, self.columns : self.columns + self.embedded] = embedding
+        if self.ahead:
+            self.table[:, -self.ahead :].normal_(generator=generator)
 
-    def _embedding(self) -> Tensor | None:
+    def _embedding(self, like: Tensor) -> Tensor | None:
         """The network's embedding of each row's level ``[R, ·]``, in the state's dtype, or None if it makes none apart."""
         embedding = None if self.network is None else self.network.embed(self.log_snr)
-        return None if embedding is None else embedding.to(self.table.dtype)
+        return None if embedding is None else embedding.to(like)
 
     def advance(self, row: Tensor, step: int, generator: torch.Generator | None, noise: Tensor | None) -> None:
         """One row of the table, on its own grid step: the arithmetic that eager runs and captures share."""
         t, log_snr, alpha, sigma, on_xt, on_output, on_kept, std, keep_xt, keep_output = row[: self.columns].unbind()
         level = NoiseLevel(t, log_snr, alpha, sigma)
         x = self.x
-        if self.uses_noise and noise is None:
+        if noise is None and self.ahead:
+            noise = row[-self.ahead :].view_as(x)
+        elif noise is None and self.uses_noise:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         if self.chain is not None:
             prediction = self.denoiser(x, level, self.condition, self.guidance)
             x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise))
             return
         if self.network is not None:
-            embedding = row[None, self.columns :] if row.numel() > self.columns else None
+            embedding = row[None, self.columns : self.columns + self.embedded] if self.embedded else None
             output, _ = self.network.evaluate(x, level, self.condition, self.guidance, embedding)
         else:
             output = self.denoiser(x, level, self.condition, self.guidance).x0
@@ -192,6 +203,8 @@ class _Captured:
         self.generator = torch.Generator(device=x.device)
         self.condition = None if condition is None else condition.clone()
         self.loop = _Loop(sampler, x, self.condition)
+        self.loop.start(x, self.generator)
+        self.draws = self.loop.uses_noise and not self.loop.ahead
         self.counter = torch.zeros(1, dtype=torch.long, device=x.device)
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
@@ -201,7 +214,8 @@ class _Captured:
                 self._step()
         torch.cuda.current_stream(x.device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(self.generator)
+        if self.draws:
+            self.graph.register_generator_state(self.generator)
         with torch.cuda.graph(self.graph):
             self._step()
 
@@ -218,9 +232,9 @@ class _Captured:
         on_row: Callable[[int, int], None] | None,
     ) -> Tensor:
         source = torch.cuda.default_generators[x.get_device()] if generator is None else generator
-        if self.loop.uses_noise:
+        self.loop.start(x, source)
+        if self.draws:
             self.generator.set_state(source.get_state())
-        self.loop.start(x)
         self.counter.zero_()
         if condition is not None and self.condition is not None:
             self.condition.copy_(condition)
@@ -228,7 +242,7 @@ class _Captured:
             self.graph.replay()
             if on_row is not None:
                 on_row(row + 1, self.rows)
-        if self.loop.uses_noise:
+        if self.draws:
             source.set_state(self.generator.get_state())
         return self.loop.x.clone()
 

@@ -220,7 +220,10 @@ class OptimalVariance(MonteCarlo):
 
 @register
 class ChainMean(Algebraic):
-    """The chain's mean is the posterior's with x̂_0 for x_0, by the precision-weighted form. κ: its two terms."""
+    """The chain's mean is the posterior's with x̂_0 for x_0, by the precision-weighted form.
+
+    κ: its two terms, x̂_0's with its own condition: the chain's level comes from its table, the other from the schedule.
+    """
 
     name = "chain-mean"
     statement = r"p_\theta(x_s|x_t) = q(x_s|x_t,\,x_0=\hat x_0(x_t))"
@@ -239,7 +242,7 @@ class ChainMean(Algebraic):
             ratio = (case.schedule.alpha(t) / case.schedule.alpha(s)).detach()
             share = (ratio.square() * var_s / var_t).to(xt)
             mean = share * xt / ratio.to(xt) + (1 - share) * case.schedule.alpha(s).detach().to(xt) * x0
-            kappa = share * xt.abs() / ratio.to(xt) + case.schedule.alpha(s).detach().to(xt) * x0.abs()
+            kappa = _mean_kappa(case, xt, at_t, share / ratio, case.schedule.alpha(s).detach())
             yield Sides(chain.step(xt, k).mean.detach(), mean, kappa)
 
 
