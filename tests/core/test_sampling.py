@@ -141,7 +141,7 @@ def test_chain_refuses_what_it_cannot_be() -> None:
         core.chain(grid, "optimal")
     with pytest.raises(ValueError, match=r"x0_variance must have shape \[3\], got \[2\]"):
         core.chain(grid, "optimal", torch.zeros(2))
-    with pytest.raises(ValueError, match="k must lie in 1 … 3"):
+    with pytest.raises(ValueError, match="k must be an integer in 1 … 3"):
         core.chain(grid).step(torch.zeros(2, 2), 4)
     with pytest.raises(ValueError, match=r"xt must have shape \[B, 2\]"):
         core.chain(grid).step(torch.zeros(2, 3), 1)

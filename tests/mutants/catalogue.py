@@ -40,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # -- Gaussians
     Mutant("KL without its ½", GAUSSIAN, "return 0.5 * terms.expand(", "return 1.0 * terms.expand("),
     Mutant("KL with the variances swapped", GAUSSIAN, "terms = torch.expm1(d) - d", "terms = torch.expm1(-d) + d"),
-    Mutant("KL divides by its own variance", GAUSSIAN, ".square() / other.var", ".square() / self.var"),
+    Mutant("KL divides by its own variance", GAUSSIAN, "(-0.5 * other.log_var).exp()", "(-0.5 * self.log_var).exp()"),
     Mutant("log-density without 2π's half of log σ²", GAUSSIAN, "(z2 + self.log_var + _LOG_2PI)", "(z2 + 2 * self.log_var + _LOG_2PI)"),
     Mutant("log-density averaged over the event", GAUSSIAN, "self.log_var + _LOG_2PI).flatten(1).sum(1)", "self.log_var + _LOG_2PI).flatten(1).mean(1)"),
     Mutant("σ² for σ in a draw", GAUSSIAN, "return self.mean + self.std * noise", "return self.mean + self.var * noise"),
@@ -100,7 +100,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("responsibilities without the weights", MIXTURE, "return self.log_weights + self.components.log_prob(x[:, None])", "return self.components.log_prob(x[:, None])"),
     Mutant("posterior weights are the prior's", MIXTURE, "torch.log_softmax(self.log_weights + evidence, -1), components)", "self.log_weights + 0 * evidence, components)"),
     Mutant("mixture covariance without the between part", MIXTURE, "spread = self.components.variance + self._centred().square()", "spread = self.components.variance + 0 * self._centred().square()"),
-    Mutant("cloud: σ for σ² in the logits", CLOUD, "torch.cat(distance2) / sigma[:, None].square()", "torch.cat(distance2) / sigma[:, None]"),
+    Mutant("cloud: σ for σ² in the logits", CLOUD, "(distance2 - least[:, None]) / sigma[:, None] / sigma[:, None]", "(distance2 - least[:, None]) / sigma[:, None]"),
     Mutant("cloud: the points are not scaled by α", CLOUD, "alpha[b, None, None] * points", "points"),
     Mutant("cloud: the score forgets α", CLOUD, "((alpha * (weights @ self.points.flatten(1)) - flat)", "((weights @ self.points.flatten(1) - flat)"),
     Mutant("cloud: log-density without its constant", CLOUD, "- self.dim * half_log", "- half_log"),

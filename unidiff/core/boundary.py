@@ -7,6 +7,7 @@ call them where a user's argument enters, never inside a sampling or training lo
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,6 +68,17 @@ def as_float64(argument: str, value: Any) -> Tensor:
     return out
 
 
+def as_sequence(argument: str, value: Any) -> Tensor:
+    """A float64 tensor ``[N]`` on the host of a sequence of numbers. Raises ValueError for anything else."""
+    try:
+        out = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{argument} must be a sequence of numbers, got {value!r}") from None
+    if out.ndim != 1:
+        raise ValueError(f"{argument} must be a sequence of numbers [N], got shape {list(out.shape)}")
+    return out
+
+
 def check_time(argument: str, value: Time) -> Tensor:
     """A time or a batch of times as float64, each in [0, 1]."""
     out = as_float64(argument, value)
@@ -97,7 +109,44 @@ def check_state(argument: str, value: Tensor, event_shape: tuple[int, ...] | Non
     if event_shape is not None and tuple(value.shape[1:]) != tuple(event_shape):
         expected = ", ".join(["B", *map(str, event_shape)])
         raise ValueError(f"{argument} must have shape [{expected}], got {list(value.shape)}")
+    # On a GPU looking would wait for it, and inside a capture fail: there a run's result is looked at, once.
+    if value.device.type == "cpu":
+        check_finite(argument, value.detach())
     return value
+
+
+def check_condition(condition: Tensor | None, guidance: float, rows: int, num_classes: int | None) -> Tensor | None:
+    """Labels for ``rows`` members of a batch, ``[rows]`` (one label, ``[]``, is given to all), and the weight with them.
+
+    Args:
+        condition: integers in 0 … ``num_classes``, the last being the null class; None for none.
+        guidance: finite; other than 1 it needs a condition.
+        rows: B.
+        num_classes: None for a denoiser that takes no condition.
+
+    Raises:
+        TypeError: a condition that is no tensor of integers.
+        ValueError: a condition that the denoiser does not take, of another shape or out of range; a guidance weight that
+            is not finite, or that has nothing to weigh.
+    """
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be finite, got {guidance}")
+    if guidance != 1.0 and num_classes is None:
+        raise ValueError(f"guidance needs a conditional network (num_classes), got guidance = {guidance} without one")
+    if condition is None:
+        if guidance != 1.0:
+            raise ValueError(f"guidance needs a condition, got guidance = {guidance} without one")
+        return None
+    if num_classes is None:
+        raise ValueError("condition must be left out: this denoiser takes none (no num_classes)")
+    if not isinstance(condition, Tensor) or condition.is_floating_point() or condition.is_complex():
+        kind = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
+        raise TypeError(f"condition must be a tensor of integers, got {kind}")
+    if condition.ndim > 1 or (condition.ndim == 1 and condition.shape[0] != rows):
+        raise ValueError(f"condition must have shape [{rows}] or [], got {list(condition.shape)}")
+    if condition.device.type == "cpu" and not bool(((condition >= 0) & (condition <= num_classes)).all()):
+        raise ValueError(f"condition must lie in 0 … {num_classes} ({num_classes} is no class), got {_show(condition)}")
+    return condition.expand(rows)
 
 
 def check_alike(**tensors: Tensor) -> None:

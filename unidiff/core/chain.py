@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_name, check_state, right_expand
+from unidiff.core.boundary import check_name, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.grid import TimeGrid
@@ -69,8 +69,11 @@ class ReverseChain:
             raise ValueError("variance 'learned' needs a denoiser built with learned_variance=True")
         if variance == "optimal" and x0_variance is None and not hasattr(core.denoiser, "x0_variance"):
             raise ValueError("variance 'optimal' needs x0_variance, [N] values of Var[x0|xt], or an exact denoiser")
-        if x0_variance is not None and x0_variance.shape != (grid.steps,):
-            raise ValueError(f"x0_variance must have shape [{grid.steps}], got {list(x0_variance.shape)}")
+        if x0_variance is not None:
+            if x0_variance.shape != (grid.steps,):
+                raise ValueError(f"x0_variance must have shape [{grid.steps}], got {list(x0_variance.shape)}")
+            if not bool(((x0_variance >= 0) & torch.isfinite(x0_variance)).all()):
+                raise ValueError(f"x0_variance must be finite and at least 0, got {x0_variance.min().item()} at least")
         self.core = core
         self.grid = grid
         self.variance: Variance = variance
@@ -91,11 +94,11 @@ class ReverseChain:
         """p_θ(x_{t_{k−1}}|x_{t_k} = xt), for ``xt`` ``[B, *E]`` and k in 1 … N.
 
         Raises:
-            ValueError: k outside 1 … N, or xt not ``[B, *E]``.
+            ValueError: k outside 1 … N, or xt, condition or guidance as in :meth:`unidiff.Diffusion.predict`.
         """
-        if not 1 <= k <= self.steps:
-            raise ValueError(f"k must lie in 1 … {self.steps} (a step from t_k to t_(k-1)), got {k}")
-        check_state("xt", xt, self.core.event_shape)
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= self.steps:
+            raise ValueError(f"k must be an integer in 1 … {self.steps} (a step from t_k to t_(k-1)), got {k!r}")
+        condition = self.core.check_arguments("xt", xt, condition, guidance)
         prediction = self.core.denoiser(xt, self.levels[k].to(xt), condition, guidance)
         return self.kernel(xt, k, prediction)
 
@@ -115,9 +118,10 @@ class ReverseChain:
         if self.variance == "learned":
             if prediction.variance_fraction is None:
                 raise ValueError("variance 'learned' needs a prediction with a variance_fraction")
-            return torch.where(
-                torch.isneginf(posterior), posterior, prior.lerp(posterior, 1 - prediction.variance_fraction)
-            )
+            # The arm that is not taken must be finite too, or its gradient is NaN.
+            decoder = torch.isneginf(posterior)
+            lower = torch.where(decoder, prior, posterior)
+            return torch.where(decoder, posterior, prior.lerp(lower, 1 - prediction.variance_fraction))
         spread = 2 * self.table.on_x0[k - 1].log().to(xt) + self._x0_variance(xt, k, prediction.level).log()
         return torch.logaddexp(posterior, spread)
 

@@ -83,6 +83,8 @@ class Denoiser(nn.Module):
         if preconditioning == "edm" and prediction != "x0":
             raise ValueError(f"prediction must be 'x0' with EDM preconditioning, got {prediction!r}")
         self.network = network
+        if isinstance(event_shape, int) or not all(isinstance(n, int) and n > 0 for n in event_shape):
+            raise ValueError(f"event_shape must be a tuple of positive integers, got {event_shape!r}")
         self.event_shape = tuple(event_shape)
         self.prediction: Kind = prediction
         self.preconditioning: Preconditioning = preconditioning
@@ -120,10 +122,12 @@ class Denoiser(nn.Module):
             x = xt
         if condition is None and self.num_classes is not None:
             condition = torch.full((xt.shape[0],), self.num_classes, dtype=torch.long, device=xt.device)
-        if condition is None or guidance == 1.0:
+        if guidance == 1.0:
             return self._split(self._apply_network(x, level, condition, embedding))
-        if self.num_classes is None:
-            raise ValueError("guidance needs a conditional network (num_classes), this one takes no condition")
+        if condition is None:
+            raise ValueError(
+                f"guidance needs a conditional network (num_classes), got guidance = {guidance} without one"
+            )
         both = torch.cat([condition, torch.full_like(condition, self.num_classes)])
         doubled = embedding.repeat(2, 1) if embedding is not None and embedding.shape[0] > 1 else embedding
         output, fraction = self._split(self._apply_network(torch.cat([x, x]), level.repeat(2), both, doubled))
@@ -146,9 +150,15 @@ class Denoiser(nn.Module):
         self, x: Tensor, level: NoiseLevel, condition: Tensor | None, embedding: Tensor | None
     ) -> Tensor:
         if embedding is not None:
-            return cast("nn.Module", self.network).body(x, embedding, condition)  # pyright: ignore
-        noise = level.log_snr.clamp(-_LOG_SNR_BOUND, _LOG_SNR_BOUND)
-        return self.network(x, noise.expand(x.shape[0]), condition)
+            output = cast("nn.Module", self.network).body(x, embedding, condition)  # pyright: ignore
+        else:
+            noise = level.log_snr.clamp(-_LOG_SNR_BOUND, _LOG_SNR_BOUND)
+            output = self.network(x, noise.expand(x.shape[0]), condition)
+        expected = list(x.shape)
+        expected[1] *= 2 if self.learned_variance else 1
+        if list(output.shape) != expected:
+            raise ValueError(f"network must return shape {expected}, got {list(output.shape)}")
+        return output
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.learned_variance:

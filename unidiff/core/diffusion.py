@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import Time, check_batched, check_state, check_time
+from unidiff.core.boundary import Time, check_batched, check_condition, check_state, check_time
 from unidiff.core.denoiser import DenoiserLike
 from unidiff.core.prediction import Prediction, check_informative
 from unidiff.core.process import ForwardProcess
@@ -50,14 +50,25 @@ class Diffusion(nn.Module):
         """What the denoiser says of ``xt`` ``[B, *E]`` at time t (one, or ``[B]`` of them).
 
         Raises:
-            ValueError: xt is not ``[B, *E]``, t is outside [0, 1], an eps- or score-network is asked at zero SNR, or
-                guidance is asked of an unconditional network.
+            ValueError: xt is not ``[B, *E]``, finite and in the network's dtype, t is outside [0, 1], an eps- or
+                score-network is asked at zero SNR, or condition and guidance are not what this denoiser takes
+                (:func:`~unidiff.core.boundary.check_condition`).
         """
-        check_state("xt", xt, self.event_shape)
+        condition = self.check_arguments("xt", xt, condition, guidance)
         check_batched("t", check_time("t", t), xt)
         level = self.schedule.level(t, xt)
         self.check_levels(level.alpha)
         return replace(self.denoiser(xt, level, condition, guidance), guarded=True)
+
+    def check_arguments(self, argument: str, xt: Tensor, condition: Tensor | None, guidance: float) -> Tensor | None:
+        """Refuse a state, condition or guidance that this denoiser cannot take; returns the condition, one for each row."""
+        check_state(argument, xt, self.event_shape)
+        first = next((p for p in getattr(self.denoiser, "parameters", list)() if p.is_floating_point()), None)
+        for what in ("dtype", "device") if first is not None else ():
+            mine, theirs = getattr(xt, what), getattr(first, what)
+            if mine != theirs:
+                raise ValueError(f"{argument} must have the network's {what}, {theirs}, got {mine}")
+        return check_condition(condition, guidance, xt.shape[0], getattr(self.denoiser, "num_classes", None))
 
     def check_levels(self, alpha: Tensor) -> None:
         """Refuse the levels at which this denoiser's network says nothing of x_0."""

@@ -64,9 +64,14 @@ class Gaussian:
         return self.mean + self.std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density at ``x`` ``[B, *E]``, in nats, ``[B]``."""
+        """Log density at ``x`` ``[B, *E]``, in nats, ``[B]``.
+
+        Raises:
+            ValueError: x differs from the mean in shape, dtype or device; a point mass (as all that follow).
+        """
+        check_alike(mean=self.mean, x=x)
         self._check_density()
-        z2 = (x - self.mean).square() / self.var
+        z2 = ((x - self.mean) * (-0.5 * self.log_var).exp()).square()
         return -0.5 * (z2 + self.log_var + _LOG_2PI).flatten(1).sum(1)
 
     def entropy(self) -> Tensor:
@@ -75,22 +80,29 @@ class Gaussian:
         return 0.5 * (self.log_var + 1.0 + _LOG_2PI).expand(self.mean.shape).flatten(1).sum(1)
 
     def kl(self, other: Gaussian) -> Tensor:
-        """KL(self ‖ other) in nats, ``[B]``."""
-        self._check_density()
-        other._check_density()
+        """KL(self ‖ other) in nats, ``[B]``; Bishop 2006, exercise 2.13. Raises ValueError for means that are not alike."""
+        self._check_pair(other)
         d = self.log_var - other.log_var
-        terms = torch.expm1(d) - d + (self.mean - other.mean).square() / other.var
+        terms = torch.expm1(d) - d + ((self.mean - other.mean) * (-0.5 * other.log_var).exp()).square()
         return 0.5 * terms.expand(self.mean.shape).flatten(1).sum(1)
 
     def product(self, other: Gaussian) -> tuple[Gaussian, Tensor]:
-        """The Gaussian proportional to self·other, and the log of the constant, ``[B]``: log ∫ self·other dx."""
-        self._check_density()
-        other._check_density()
+        """The Gaussian proportional to self·other, and the log of the constant in nats, ``[B]``: log ∫ self·other dx.
+
+        Raises:
+            ValueError: the means are not of one shape, dtype and device.
+        """
+        self._check_pair(other)
         log_sum = torch.logaddexp(self.log_var, other.log_var)
         weight = (self.log_var - log_sum).exp()
         mean = self.mean + weight * (other.mean - self.mean)
         log_norm = Gaussian(other.mean, log_sum.expand(other.mean.shape)).log_prob(self.mean)
         return Gaussian(mean, self.log_var + other.log_var - log_sum), log_norm
+
+    def _check_pair(self, other: Gaussian) -> None:
+        check_alike(mean=self.mean, other_mean=other.mean)
+        self._check_density()
+        other._check_density()
 
     def _check_density(self) -> None:
         if not self.log_var.is_cuda and bool(torch.isneginf(self.log_var).any()):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_positive
+from unidiff.core.boundary import as_sequence, check_count, check_positive, check_time
 from unidiff.core.schedule import Schedule
 
 
@@ -30,7 +30,7 @@ class TimeGrid:
     times: Tensor
 
     def __init__(self, times: Sequence[float] | Tensor) -> None:
-        t = torch.as_tensor(times, dtype=torch.float64).detach().cpu().flatten()
+        t = as_sequence("times", times)
         if t.numel() < 2:
             raise ValueError(f"times must hold at least two times, got {t.tolist()}")
         if torch.isnan(t).any() or t[0] < 0 or t[-1] != 1:
@@ -62,7 +62,8 @@ class TimeGrid:
     @staticmethod
     def quadratic(steps: int, first: float = 0.0) -> TimeGrid:
         """√t evenly spaced from ``first`` to 1: finer near the data."""
-        return TimeGrid(_ends(_spaced(first**0.5, 1.0, check_count("steps", steps)).square(), first))
+        start = float(check_time("first", first))
+        return TimeGrid(_ends(_spaced(start**0.5, 1.0, check_count("steps", steps)).square(), start))
 
     @staticmethod
     def karras(steps: int, schedule: Schedule, rho: float = 7.0, first: float = 0.0) -> TimeGrid:

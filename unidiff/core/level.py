@@ -37,7 +37,7 @@ class NoiseLevel:
         return NoiseLevel(self.t[index], self.log_snr[index], self.alpha[index], self.sigma[index])
 
     def repeat(self, times: int) -> NoiseLevel:
-        """The level for ``times`` stacked copies of the batch; a level without a batch is its own repeat."""
-        if self.alpha.ndim == 0:
+        """The level for ``times`` stacked copies of the batch; one level for all is its own repeat."""
+        if self.alpha.numel() == 1:
             return self
         return NoiseLevel(*(torch.cat([v] * times) for v in (self.t, self.log_snr, self.alpha, self.sigma)))

@@ -126,8 +126,8 @@ class Prediction:
 
 
 def check_informative(kind: Kind, alpha: Tensor) -> None:
-    """ε and the score carry nothing about x_0 where α = 0; refuse them there."""
-    if kind in ("eps", "score") and bool((alpha == 0).any()):
+    """ε and the score carry nothing about x_0 where α = 0, or so small that 1/α overflows; refuse them there."""
+    if kind in ("eps", "score") and bool(torch.isinf(1 / alpha).any()):
         raise ValueError(
             f"{kind}-prediction at zero SNR (alpha = 0) says nothing about x0; predict 'x0' or 'v' there, "
             "or use a schedule whose log-SNR stays finite"

@@ -50,22 +50,36 @@ def bridge(schedule: Schedule, s: Time, t: Time, eta: float | Tensor = 1.0) -> B
         ValueError: not s < t, or η outside [0, 1] (the variance would exceed σ_s² c).
     """
     s, t = check_times(s, t)
-    eta2 = torch.as_tensor(eta, dtype=torch.float64, device=t.device).square()
-    if not bool(((eta2 >= 0) & (eta2 <= 1)).all()):
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    log_s, log_t = schedule.log_snr(s), schedule.log_snr(t)
-    delta = log_t - log_s
+    eta = torch.as_tensor(eta, dtype=torch.float64, device=t.device)
+    if not bool(((eta >= 0) & (eta <= 1)).all()):
+        raise ValueError(f"eta must lie in [0, 1], got {eta.tolist()}")
+    eta2, rest = eta.square(), (1 - eta) * (1 + eta)
+    delta = log_snr_step(schedule, s, t)
     c = -torch.expm1(delta)
     log_keep = torch.where(
         eta2 * c < 0.5,
         torch.log1p(-eta2 * c),
-        torch.log((1 - eta2) + eta2 * delta.exp()),
+        torch.log(rest + eta2 * delta.exp()),
     )
     log_keep = torch.where(eta2 == 1, delta, log_keep)
     log_sigma_s = schedule.log_sigma(s)
     on_xt = (log_sigma_s - schedule.log_sigma(t) + 0.5 * log_keep).exp()
     on_x0 = -schedule.alpha(s) * torch.expm1(0.5 * (log_keep + delta))
     return Bridge(on_xt, on_x0, eta2.log() + c.log() + 2 * log_sigma_s)
+
+
+def log_snr_step(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
+    """λ_t − λ_s < 0, float64. Raises ValueError where λ does not decrease, or by less than it rounds."""
+    log_s, log_t = schedule.log_snr(s), schedule.log_snr(t)
+    delta = log_t - log_s
+    if not bool((delta < 0).all()):
+        worst = (~(delta < 0)).expand_as(delta).flatten().nonzero()[0]
+        at = [float(v.detach().expand_as(delta).flatten()[worst]) for v in (s, log_s, t, log_t)]
+        raise ValueError(
+            "schedule must have a log-SNR that decreases from s to t, "
+            f"got {at[1]:.17g} at s = {at[0]:.17g} and {at[3]:.17g} at t = {at[2]:.17g}"
+        )
+    return delta
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class ForwardProcess:
     schedule: Schedule
 
     def marginal(self, x0: Tensor, t: Time) -> Gaussian:
-        """q(x_t|x_0), for ``x0`` ``[B, *E]`` and a time or ``[B]`` of them."""
+        """q(x_t|x_0), for ``x0`` ``[B, *E]`` and a time or ``[B]`` of them. Raises ValueError for t outside [0, 1]."""
         check_state("x0", x0)
         t = check_batched("t", check_time("t", t).to(x0.device), x0)
         return self._gaussian(self.schedule.alpha(t), x0, 2 * self.schedule.log_sigma(t))
@@ -90,6 +104,7 @@ class ForwardProcess:
     def posterior(self, xt: Tensor, x0: Tensor, s: Time, t: Time) -> Gaussian:
         """q(x_s|x_t, x_0), for ``xt`` and ``x0`` ``[B, *E]`` and s < t. Raises ValueError unless s < t."""
         check_state("xt", xt)
+        check_state("x0", x0)
         check_alike(xt=xt, x0=x0)
         s, t = self._times(s, t, xt)
         step = bridge(self.schedule, s, t)
@@ -97,9 +112,9 @@ class ForwardProcess:
         return Gaussian(mean, self._cast(step.log_var, xt))
 
     def transition_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """(α_{t|s}, log σ²_{t|s}), float64."""
+        """(α_{t|s}, log σ²_{t|s}), float64, in the shape of (s, t). Raises ValueError unless s < t."""
         s, t = check_times(s, t)
-        delta = self.schedule.log_snr(t) - self.schedule.log_snr(s)
+        delta = log_snr_step(self.schedule, s, t)
         log_ratio = self.schedule.log_alpha(t) - self.schedule.log_alpha(s)
         return log_ratio.exp(), torch.log(-torch.expm1(delta)) + 2 * self.schedule.log_sigma(t)
 

@@ -13,12 +13,13 @@ in the table too, as long as it is small; a larger state draws row by row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_name, check_state
+from unidiff.core.boundary import check_alike, check_count, check_finite, check_name
 from unidiff.core.chain import ReverseChain, Variance
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -63,6 +64,8 @@ class Sampler:
             raise ValueError(f"eta is DDIM's alone: method must be 'ddim', got {method!r} with eta = {eta}")
         if variance != "posterior" and method != "ancestral":
             raise ValueError(f"variance is the chain's: method must be 'ancestral', got {method!r}")
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance must be finite, got {guidance}")
         self.core = core
         self.grid = grid
         self.method: Method = method
@@ -93,23 +96,30 @@ class Sampler:
 
         Returns:
             the state at t_0, ``[B, *E]``.
+
+        Raises:
+            ValueError: x, noise or condition that do not fit the core; rows that overflow in x's dtype.
+            FloatingPointError: the run ended in values that are not finite.
         """
-        check_state("x", x, self.core.event_shape)
         if x.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"x must be float32 or wider (the chain's state is never half precision), got {x.dtype}")
-        if noise is not None and noise.shape != (self.table.rows, *x.shape):
-            expected = [self.table.rows, *x.shape]
-            raise ValueError(f"noise must have shape {expected}, one draw a row, got {list(noise.shape)}")
+        condition = self.core.check_arguments("x", x, condition, self.guidance)
+        if noise is not None:
+            if noise.shape != (self.table.rows, *x.shape):
+                expected = [self.table.rows, *x.shape]
+                raise ValueError(f"noise must have shape {expected}, one draw a row, got {list(noise.shape)}")
+            check_alike(x=x, noise=noise[0])
+            check_finite("noise", noise)
         graph = x.is_cuda if self.graph is None else self.graph
         if graph and x.is_cuda and noise is None and self.chain is None:
-            return self._replay(x, generator, condition, on_row)
+            return _finite(self._replay(x, generator, condition, on_row))
         loop = _Loop(self, x, condition, noise is not None)
         loop.start(x, generator)
         for row in range(self.table.rows):
             loop.advance(loop.table[row], int(loop.step[row]), generator, None if noise is None else noise[row])
             if on_row is not None:
                 on_row(row + 1, self.table.rows)
-        return loop.x
+        return _finite(loop.x)
 
     def _replay(
         self,
@@ -128,6 +138,14 @@ class Sampler:
         return self._captured[key].run(x, generator, condition, on_row)
 
 
+def _finite(x: Tensor) -> Tensor:
+    """The result of a run, looked at once: a NaN on the way is a NaN at the end."""
+    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if bad:
+        raise FloatingPointError(f"sampling ended in values that are not finite in {bad} of {x.shape[0]} samples")
+    return x
+
+
 class _Loop:
     """The state, the register and the device's copy of the table, of one run."""
 
@@ -142,6 +160,7 @@ class _Loop:
         self.network = denoiser if isinstance(denoiser, Denoiser) and sampler.chain is None else None
         self.log_snr = table.log_snr.to(x)
         columns, embedding = _device_table(table, self.network, x), self._embedding(x)
+        sampler.core.check_levels(columns[:, 2])
         self.columns = columns.shape[1]
         self.embedded = 0 if embedding is None else embedding.shape[1]
         draws = self.uses_noise and not noise_given
@@ -262,7 +281,13 @@ def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tenso
         ],
         1,
     )  # fmt: skip
-    return columns.to(like)
+    cast = columns.to(like)
+    if not bool(torch.isfinite(cast[:, 2:]).all()):
+        raise ValueError(
+            f"x must be of a wider dtype on this grid: its coefficients overflow in {like.dtype} "
+            f"at log-SNR {table.log_snr.min().item():.4g}; or predict 'x0' or 'v' there"
+        )
+    return cast
 
 
 def sample(
@@ -297,16 +322,19 @@ def sample(
         on_row: progress, called with (rows done, rows).
 
     Raises:
-        ValueError: as :class:`Sampler`; n or steps below 1.
+        ValueError: as :class:`Sampler`; n or steps below 1; another dtype.
+        FloatingPointError: the run ended in values that are not finite.
     """
     check_count("n", n)
     check_name("method", method, METHODS)
     grid = default_grid(core.schedule, check_count("steps", steps), method) if grid is None else grid
     sampler = Sampler(core, grid, method, eta=eta, variance=variance, guidance=guidance)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     if device is None:
-        first = next(core.parameters(), None)
+        first = next(iter(getattr(core.denoiser, "parameters", list)()), None)
         device = generator.device if generator is not None else "cpu" if first is None else first.device
-    if condition is not None and condition.ndim == 0:
-        condition = condition.expand(n)
     x = core.prior(n, generator, torch.empty(0, dtype=dtype, device=device))
-    return sampler(x, generator, condition=None if condition is None else condition.to(device), on_row=on_row)
+    if isinstance(condition, Tensor):
+        condition = condition.to(device)
+    return sampler(x, generator, condition=condition, on_row=on_row)

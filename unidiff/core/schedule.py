@@ -77,32 +77,39 @@ class Schedule(ABC):
     # -- what follows from it ------------------------------------------------------------------------------------
 
     def alpha(self, t: Time) -> Tensor:
-        """The signal's scale α_t, float64."""
+        """The signal's scale α_t, float64, in t's shape. Raises ValueError for t outside [0, 1], as do the next three."""
         return self._log_alpha_at(self.log_snr(t)).exp()
 
     def sigma(self, t: Time) -> Tensor:
-        """The noise's standard deviation σ_t, float64."""
+        """The noise's standard deviation σ_t, float64, in t's shape."""
         return self._log_sigma_at(self.log_snr(t)).exp()
 
     def log_alpha(self, t: Time) -> Tensor:
-        """log α_t, float64."""
+        """log α_t, float64, in t's shape; −∞ at zero SNR."""
         return self._log_alpha_at(self.log_snr(t))
 
     def log_sigma(self, t: Time) -> Tensor:
-        """log σ_t, float64; −∞ where there is no noise."""
+        """log σ_t, float64, in t's shape; −∞ where there is no noise."""
         return self._log_sigma_at(self.log_snr(t))
 
     def drift(self, t: Time) -> Tensor:
-        """f(t) = d log α/dt of the forward SDE dz = f z dt + g dW, float64."""
+        """f(t) = d log α/dt of the forward SDE dz = f z dt + g dW, per unit of time, float64, in t's shape.
+
+        Raises:
+            ValueError: t outside [0, 1], or at an end where λ is infinite and this kind's f has no known limit.
+        """
         t = check_time("t", t)
-        if not self.variance_preserving:
-            return torch.zeros_like(t)
-        return 0.5 * torch.sigmoid(-self._log_snr(t)) * self._log_snr_derivative(t)
+        return _known("drift", t, -0.5 * self._rate(t)) if self.variance_preserving else torch.zeros_like(t)
 
     def diffusion2(self, t: Time) -> Tensor:
-        """g²(t) = −σ² λ' of the forward SDE, per unit of time, float64."""
+        """g²(t) = −σ² λ' of the forward SDE, in x² per unit of time, float64, in t's shape. Raises as :meth:`drift`."""
         t = check_time("t", t)
-        return -(2.0 * self.log_sigma(t)).exp() * self._log_snr_derivative(t)
+        rate = self._rate(t)
+        return _known("diffusion2", t, rate if self.variance_preserving else rate * (1 + torch.exp(-self._log_snr(t))))
+
+    def _rate(self, t: Tensor) -> Tensor:
+        """β(t) = −sigmoid(−λ)λ', the rate of the SDE read VP; a kind whose λ has an infinite end knows it there too."""
+        return -torch.sigmoid(-self._log_snr(t)) * self._log_snr_derivative(t)
 
     @property
     def prior_std(self) -> float:
@@ -123,7 +130,7 @@ class Schedule(ABC):
         return self._level(t, self._log_snr(t), like)
 
     def level_at(self, log_snr: Time, like: Tensor | None = None) -> NoiseLevel:
-        """The noise level at a log-SNR; as :meth:`level`."""
+        """The noise level at a log-SNR (or ``[B]`` of them); as :meth:`level`. Raises ValueError out of λ's range."""
         t = self.time(log_snr)
         value = as_float64("log_snr", log_snr)
         if like is not None:
@@ -213,6 +220,14 @@ class Schedule(ABC):
     def learned(log_snr_max: float = 13.3, log_snr_min: float = -5.0, units: int = 16, seed: int = 0) -> Schedule:
         """VP with a trainable monotone λ(t), ends included (Kingma et al. 2021, appendix H); an ``nn.Module``."""
         return _kinds().Learned(log_snr_max, log_snr_min, units, seed)
+
+
+def _known(name: str, t: Tensor, value: Tensor) -> Tensor:
+    if torch.isnan(value).any():
+        raise ValueError(
+            f"{name} has no value at t = {t[torch.isnan(value)].flatten()[:4].tolist()}: log-SNR is infinite"
+        )
+    return value
 
 
 def _kinds() -> Any:

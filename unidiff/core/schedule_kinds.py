@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unidiff.core.boundary import check_positive
+from unidiff.core.boundary import as_sequence, check_positive
 from unidiff.core.schedule import Schedule
 from unidiff.core.schedule_learned import Learned
 
@@ -61,10 +61,13 @@ class Linear(_Options, Schedule):
         return -_log_expm1(self._integral(t))
 
     def _log_snr_derivative(self, t: Tensor) -> Tensor:
-        return (self.beta_min + (self.beta_max - self.beta_min) * t) / torch.expm1(-self._integral(t))
+        return self._rate(t) / torch.expm1(-self._integral(t))
+
+    def _rate(self, t: Tensor) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) * t
 
     def _time(self, log_snr: Tensor) -> Tensor:
-        total = F.softplus(-log_snr)
+        total = -F.logsigmoid(log_snr)  # not softplus, which is the identity above 20
         slope = self.beta_max - self.beta_min
         return 2 * total / (self.beta_min + (self.beta_min**2 + 2 * slope * total).sqrt())
 
@@ -138,6 +141,12 @@ class Cosine(_Options, _Cut):
     def _parent_derivative(self, u: Tensor, w: Tensor) -> Tensor:
         return -2 * math.pi / (math.pi * torch.minimum(u, w)).sin()
 
+    def _rate(self, t: Tensor) -> Tensor:
+        u, w, span = self._position(t)
+        early = u <= w
+        tan = (0.5 * math.pi * torch.where(early, u, w)).tan()
+        return math.pi * span * torch.where(early, tan, 1 / tan)
+
     def _parent_inverse(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return (2 / math.pi) * (-0.5 * log_snr).exp().atan(), (2 / math.pi) * (0.5 * log_snr).exp().atan()
 
@@ -159,8 +168,12 @@ class Sigmoid(_Options, _Cut):
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
-        if not self.start < self.end:
-            raise ValueError(f"end must exceed start = {self.start}, got {self.end}")
+        if not -math.inf < self.start < self.end < math.inf:
+            raise ValueError(f"end must exceed start, both finite, got start = {self.start} and end = {self.end}")
+        # cosh(½·1400) is the last that a float64 holds.
+        reach = max(abs(self.start), abs(self.end), self.end - self.start) / self.tau
+        if reach > 1400:
+            raise ValueError(f"start/tau, end/tau and their distance must be at most 1400, got {reach:.4g}")
         self._check_range()
 
     @property
@@ -255,15 +268,22 @@ class FromBetas(Schedule):
     kind = "from_betas"
 
     def __post_init__(self) -> None:
-        betas = torch.as_tensor(self.betas, dtype=torch.float64).detach().cpu().flatten()
+        betas = as_sequence("betas", self.betas)
         if betas.numel() == 0:
             raise ValueError("betas must hold at least one value, got none")
         outside = ~((betas > 0) & (betas < 1))
         if outside.any():
             index = int(outside.nonzero()[0])
             raise ValueError(f"betas must lie in (0, 1), got {betas[index].item()} at index {index}")
+        knots = F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))
+        still = knots.diff() <= 0
+        if still.any():
+            index = int(still.nonzero()[0])
+            raise ValueError(
+                f"betas must move the log-SNR, got {betas[index].item()} at index {index}, lost to rounding"
+            )
         object.__setattr__(self, "betas", betas)
-        object.__setattr__(self, "_knots", F.pad(-torch.log1p(-betas).cumsum(0), (1, 0)))
+        object.__setattr__(self, "_knots", knots)
 
     @property
     def steps(self) -> int:
@@ -277,8 +297,9 @@ class FromBetas(Schedule):
         knots = self._knots.to(t.device)
         position = t * self.steps
         # i/T·T may miss i by a rounding; a knot must be met exactly.
-        off = (position.round() - position).detach()
-        position = position + off * (off.abs() < 1e-9)
+        whole = position.round()
+        off = (whole - position).detach()
+        position = position + off * (off.abs() <= 4 * torch.finfo(position.dtype).eps * whole)
         left = self._segment(position)
         slope = knots[left + 1] - knots[left]
         # From the nearer knot, so that each knot is met exactly and the slope stays in the graph.
@@ -293,9 +314,12 @@ class FromBetas(Schedule):
         total, slope = self._integral(t)
         return slope / torch.expm1(-total)
 
+    def _rate(self, t: Tensor) -> Tensor:
+        return self._integral(t)[1]
+
     def _time(self, log_snr: Tensor) -> Tensor:
         knots = self._knots.to(log_snr.device)
-        total = F.softplus(-log_snr)
+        total = -F.logsigmoid(log_snr)
         left = (torch.searchsorted(knots, total.contiguous()) - 1).clamp(0, self.steps - 1)
         return (left + (total - knots[left]) / (knots[left + 1] - knots[left])) / self.steps
 
@@ -314,6 +338,9 @@ class _Rescaled(Schedule):
 
     def _log_snr_derivative(self, t: Tensor) -> Tensor:
         return self.parent._log_snr_derivative(t)
+
+    def _rate(self, t: Tensor) -> Tensor:
+        return self.parent._rate(t)
 
     def _time(self, log_snr: Tensor) -> Tensor:
         return self.parent._time(log_snr)

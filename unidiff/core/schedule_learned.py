@@ -46,9 +46,7 @@ class Learned(nn.Module, Schedule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Learned:
         """Move with the module that holds this one, but stay float64: a schedule in half precision is no schedule."""
-        super()._apply(fn, recurse)
-        for p in self.parameters():
-            p.data = p.data.to(torch.float64)
+        super()._apply(lambda value: value.to(fn(value.new_empty(0)).device), recurse)
         return self
 
     def _units(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite, check_positive, right_expand
+from unidiff.core.boundary import check_count, check_finite, check_positive, right_expand
 from unidiff.worlds.estimate import Estimate, monte_carlo
 from unidiff.worlds.gaussian import as_parameter
 from unidiff.worlds.mixture import draw_index, log_simplex
@@ -140,6 +140,7 @@ class PointCloud(World):
         """
         if bool((self.sigma == 0).all()):
             return Estimate.exact(torch.special.entr(self.weights).sum(-1))
+        check_count("n", n, 2)
         if self.batch is not None:
             raise ValueError(f"entropy of a noised data set is for one law, got a batch of {self.batch}")
         return monte_carlo(-self.log_prob(self.sample(n, generator)))
@@ -161,7 +162,7 @@ class PointCloud(World):
         if s.device.type == "cpu" and bool((s == 0).any()):
             raise ValueError("sigma must be positive for the posterior of a data set, got 0")
         one = self.points.new_ones(())
-        return self.of(self.points, torch.log_softmax(self._joint(xt, a, s), 1), one, 0 * one)
+        return self.of(self.points, torch.log_softmax(self._joint(xt, a, s)[0], 1), one, 0 * one)
 
     def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
         """The points re-weighted by e^{r/β}, and log Z = log Σ w_i e^{r(x_i)/β}."""
@@ -191,13 +192,14 @@ class PointCloud(World):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         half_log = self.sigma.log() + 0.5 * math.log(2 * math.pi)
-        return torch.logsumexp(self._joint(x, self.alpha, self.sigma), 1) - self.dim * half_log
+        joint, nearest = self._joint(x, self.alpha, self.sigma)
+        return torch.logsumexp(joint, 1) + nearest - self.dim * half_log
 
     def _score(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        weights = torch.softmax(self._joint(x, self.alpha, self.sigma), 1)
+        weights = torch.softmax(self._joint(x, self.alpha, self.sigma)[0], 1)
         alpha, sigma = (right_expand(v, flat) for v in (self.alpha, self.sigma))
-        return ((alpha * (weights @ self.points.flatten(1)) - flat) / sigma.square()).reshape(x.shape)
+        return ((alpha * (weights @ self.points.flatten(1)) - flat) / sigma / sigma).reshape(x.shape)
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         weights = self.weights if self.log_weights.ndim == 1 else self.weights.expand(n, -1)
@@ -207,13 +209,21 @@ class PointCloud(World):
         noise = torch.randn(x.shape, generator=generator, dtype=self.dtype, device=self.device)
         return self._scale(self.alpha, x) + self._scale(self.sigma, noise)
 
-    def _joint(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """log w_i − ‖z − α x_i‖²/2σ², ``[B, N]``."""
+    def _joint(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_i − ‖z − α x_i‖²/2σ² from its value at the nearest point ``[B, N]``, and that value's square part ``[B]``.
+
+        Apart, because σ may be so small that only the nearest point's term is finite.
+        """
         flat, points = z.flatten(1), self.points.flatten(1)
         rows = flat.shape[0]
         alpha, sigma = (v.expand(rows) for v in (alpha, sigma))
         distance2 = [(flat[b, None] - alpha[b, None, None] * points).square().sum(2) for b in self._blocks(rows)]
-        return self.log_weights - 0.5 * torch.cat(distance2) / sigma[:, None].square()
+        distance2 = torch.cat(distance2)
+        least = distance2.amin(1)
+        return (
+            self.log_weights - 0.5 * (distance2 - least[:, None]) / sigma[:, None] / sigma[:, None],
+            -0.5 * least / sigma / sigma,
+        )
 
     def _blocks(self, rows: int) -> list[slice]:
         size = max(1, _BLOCK.get(self.device.type, 2**22) // self.points.numel())
