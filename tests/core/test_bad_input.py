@@ -11,6 +11,7 @@ from torch import Tensor
 
 import unidiff as ud
 from unidiff.core import networks
+from unidiff.core.prediction import Kind
 from unidiff.worlds import Gaussian, OracleDenoiser, library
 
 WIDE = torch.float64
@@ -19,7 +20,7 @@ NAN, INF = (X.index_fill(0, torch.tensor([1]), v) for v in (math.nan, math.inf))
 Q = ud.ForwardProcess(ud.Schedule.cosine())
 
 
-def core(num_classes: int | None = None, prediction="v", schedule: ud.Schedule | None = None) -> ud.Diffusion:
+def core(num_classes: int | None = None, prediction: Kind = "v", schedule: ud.Schedule | None = None) -> ud.Diffusion:
     torch.manual_seed(0)
     network = networks.MLP(2, width=8, depth=1, num_classes=num_classes)
     torch.nn.init.normal_(network.last.weight, std=0.3)

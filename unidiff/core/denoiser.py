@@ -124,7 +124,7 @@ class Denoiser(nn.Module):
             condition = torch.full((xt.shape[0],), self.num_classes, dtype=torch.long, device=xt.device)
         if guidance == 1.0:
             return self._split(self._apply_network(x, level, condition, embedding))
-        if condition is None:
+        if condition is None or self.num_classes is None:
             raise ValueError(
                 f"guidance needs a conditional network (num_classes), got guidance = {guidance} without one"
             )
