@@ -52,8 +52,20 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
         (["sample", "--world", "gaussian", "--method", "ddmi"], "unknown method 'ddmi'; did you mean 'ddim'"),
         (["sample"], "give a checkpoint or a world"),
+        (["train", "--lr", "nan"], "unidiff: lr must be positive and finite, got nan"),
+        (["train", "--steps", "3", "--minutes", "1"], "give either steps or minutes, got steps = 3 and minutes = 1.0"),
+        (["train", "--steps", "3", "--device", "meta"], "device must be cpu, cuda or cuda:N, and be there, got 'meta'"),
+        (["verify", "--device", "mps"], "device must be cpu, cuda or cuda:N, and be there, got 'mps'"),
+        (["verify", "--quick", "--out", "/dev/null/report"], "out must be a folder that can be written to"),
+        (["train", "--steps", "3", "--out", "/dev/null"], "out must be a folder that can be written to, got /dev/null"),
+        (["verify", "--only"], "only must name at least one, got none"),
+        (["verify", "--seed", "100000000000000000000000"], "seed must be an integer in 0 … 2^63 - 1"),
+        (["sample", "--world", "gaussian", "--seed", "-1"], "seed must be an integer in 0 … 2^63 - 1, got -1"),
+        (["sample", "--world", "gaussian", "--guidance", "nan"], "guidance must be finite, got nan"),
+        (["sample", "--world", "gaussian", "--guidance", "3"], "guidance needs a conditional network"),
+        (["sample", "--world", "gaussian", "--out", "samples.jpg"], "out must be a file that ends in .png"),
         (["sample", "--world", "gaussian", "--condition", "1"], "condition must be left out"),
-        (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must be in 0 … 3 (3 is no class), got 9"),
+        (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must lie in 0 … 3 (3 is no class), got 9"),
     ],
 )
 def test_bad_requests_end_with_a_word_and_the_usage_status(
@@ -126,7 +138,19 @@ def test_train_then_sample_then_verify(tmp_path, monkeypatch, capsys) -> None:
     assert checkpoint.exists()
     assert main(["train", "--data", "moons", "--steps", "4", *small]) == USAGE
     assert "give --resume" in capsys.readouterr().err.replace("\n", " ")
-    assert main(["train", "--data", "moons", "--steps", "6", "--resume", *small]) == 0
+    capsys.readouterr()
+    for other, told in (
+        (["--lr", "0.5"], "lr cannot change on resume: the run has 0.002, got 0.5"),
+        (["--batch_size", "7"], "batch_size cannot change on resume: the run has 16, got 7"),
+        (["--seed=9"], "seed cannot change on resume: the run has 0, got 9"),
+        (
+            ["--data", "digits", "--out", "runs/moons"],
+            "data cannot change on resume: the run has 'moons', got 'digits'",
+        ),
+    ):
+        assert main(["train", "--data", "moons", "--resume", "--steps", "6", *small, *other]) == USAGE
+        assert told in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "--data", "moons", "--steps", "6", "--resume", "--log-every", "1", *small]) == 0
     assert (
         main(["sample", "--checkpoint", str(checkpoint), "--n", "10", "--steps", "3", "--json", "--out", "x.png"]) == 0
     )
@@ -134,6 +158,13 @@ def test_train_then_sample_then_verify(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "x.png").exists()
     assert np.load(written["samples"])["x"].shape == (10, 2)
     assert main(["verify", "--checkpoint", str(checkpoint), "--only", "chain-mean", "--out", "r"]) == 0
+
+
+def test_a_learned_schedule_leaves_its_sheet(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu", "--steps", "2", "--json"]
+    assert main(["train", "--data", "moons", "--schedule", "learned", *small]) == 0
+    assert (tmp_path / json.loads(capsys.readouterr().out)["picture"]).exists()
 
 
 def test_worlds_are_sampled_by_their_exact_denoiser(tmp_path, monkeypatch) -> None:

@@ -60,6 +60,26 @@ def check_count(argument: str, value: int, least: int = 1) -> int:
     return value
 
 
+def check_seed(value: int) -> int:
+    """``value`` if it is a seed that every generator takes: an integer in 0 … 2⁶³ − 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"seed must be an integer in 0 … 2^63 - 1, got {value!r}")
+    return value
+
+
+def check_device(name: str) -> torch.device:
+    """The CPU or GPU of this name, if torch can compute there; else a ValueError with torch's reason."""
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("unidiff computes on cpu and cuda")
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device must be cpu, cuda or cuda:N, and be there, got {name!r}: {reason}") from None
+    return device
+
+
 def as_float64(argument: str, value: Any) -> Tensor:
     """A float64 tensor of ``value`` (number or tensor), on the tensor's own device; NaN is an error."""
     out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from unidiff.core.boundary import check_count, check_name
+from unidiff.core.boundary import check_count, check_device, check_name, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
 from unidiff.identities import networks, registry
@@ -72,9 +72,9 @@ def verify(
     """
     chosen = _chosen(view, only)
     dtypes = tuple(DTYPES) if dtype is None else (check_name("dtype", dtype, DTYPES),)
-    check_count("seed", seed, 0)
+    check_seed(seed)
     check_count("workers", workers)
-    where = str(_device(device))
+    where = str(check_device(device))
     if subject is not None and checkpoint is not None:
         raise ValueError("give a subject or a checkpoint, not both")
     start = time.perf_counter()
@@ -223,12 +223,3 @@ def _structural(chosen: list[Identity]) -> list[Identity]:
 
 def _each(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch can use here, got {name!r}: {error}") from None
-    return device

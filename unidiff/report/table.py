@@ -60,5 +60,7 @@ def _totals(report: Report) -> Text:
     words = (("pass", "pass"), ("fail", "fail"), ("inconclusive", "inconclusive"), ("gaps", "gap"))
     for k, (name, style) in enumerate(words):
         line.append(", " if k else "")
-        line.append(f"{total[name]} {name}", style=STYLES[style] if total[name] else "dim")
+        line.append(
+            f"{total[name]} {style if total[name] == 1 else name}", style=STYLES[style] if total[name] else "dim"
+        )
     return line

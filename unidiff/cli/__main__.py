@@ -1,0 +1,5 @@
+"""``python -m unidiff.cli``."""
+
+from unidiff.cli import main
+
+raise SystemExit(main())
