@@ -50,6 +50,10 @@ ORDERS: dict[Method, int] = {
 }
 
 
+LAST_STOP = 1e-3
+"""Where a default grid in log-SNR stops before the data, if there is no noise there."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows in the order they run, float64 on the host, each column ``[R]``.
@@ -202,12 +206,18 @@ _BUILDERS: dict[Method, Callable[[Steps], Table]] = {
 
 
 def default_grid(schedule: Schedule, steps: int, method: Method) -> TimeGrid:
-    """Uniform in log-SNR where a method's steps are in σ or t and λ's ends are finite, else uniform in t.
+    """The grid that suits a method when none is named.
 
-    A Karras schedule's uniform t is Karras' own grid.
+    Uniform in log-SNR for the multistep methods, which extrapolate in it, and for the methods whose steps are in t or σ
+    on a VP schedule (a Karras schedule's uniform t is Karras' own grid); uniform in t for the rest. Where λ(0) = ∞ the
+    multistep methods walk evenly down to t = :data:`LAST_STOP` and take one step from there; the others are uniform in t.
     """
     ends = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    multistep = method in ("dpm++2m", "sde-dpm++2m")
     stiff = method in ("euler", "heun", "sde") and schedule.variance_preserving
-    if stiff and bool(torch.isfinite(ends).all()):
-        return TimeGrid.uniform_log_snr(steps, schedule)
+    if bool(torch.isfinite(ends).all()):
+        return TimeGrid.uniform_log_snr(steps, schedule) if multistep or stiff else TimeGrid.uniform(steps)
+    if multistep and steps > 1 and bool(torch.isfinite(ends[1])):
+        inner = TimeGrid.uniform_log_snr(steps - 1, schedule, first=LAST_STOP)
+        return TimeGrid(torch.cat([torch.zeros(1, dtype=torch.float64), inner.times]))
     return TimeGrid.uniform(steps)
