@@ -1,4 +1,4 @@
-"""The README's picture: ``python docs/picture.py`` draws docs/picture.png from a quick verification and a closed-form world."""
+"""The README's picture: ``python docs/picture.py`` draws docs/picture.png, from a quick run and a closed-form world."""
 
 from __future__ import annotations
 
