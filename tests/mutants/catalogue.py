@@ -115,5 +115,5 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("loss: v's scale is not squared", LOSS, "return 2 * conversion(denoiser.prediction", "return conversion(denoiser.prediction"),
     Mutant("loss: the target v with a plus", LOSS, "return alpha * noise - sigma * x0", "return alpha * noise + sigma * x0"),
     Mutant("times bunched to the left", TIMES, "/ n) % 1.0", "/ n) % 1.0 * 0.9"),
-    Mutant("EMA with the decay of the square root", TRAINER, "get_ema_multi_avg_fn(config.ema)", "get_ema_multi_avg_fn(config.ema**0.5)"),
+    Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(self.config.ema, self.step)", "ema_decay(self.config.ema**0.5, self.step)"),
 )  # fmt: skip

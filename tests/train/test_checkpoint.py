@@ -13,6 +13,8 @@ import torch
 import unidiff as ud
 from unidiff.core import networks
 from unidiff.train import CheckpointError, load_core, save_core
+from unidiff.train import checkpoint as checkpoints
+from unidiff.train.digest import digest
 
 
 @pytest.fixture
@@ -55,6 +57,38 @@ def test_every_flipped_byte_is_refused(path: Path, tmp_path: Path) -> None:
         bad.write_bytes(bytes(broken))
         with pytest.raises(CheckpointError, match="bad.safetensors"):
             load_core(bad)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (None, "its header has no 'about'"),
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ("[1]", "must be a JSON object, got list"),
+        ("[" * 100_000, "no JSON"),
+        ("{}", "does not hold the core that it describes: KeyError\\('core'\\)"),
+        ('{"core": 3}', "does not hold the core that it describes: "),
+    ],
+    ids=["none", "empty", "half", "list", "deep", "nothing in it", "a number for the core"],
+)
+def test_a_document_that_is_none_is_refused(about: str | None, message: str, tmp_path: Path) -> None:
+    tensors = {"parameters.weight": torch.zeros(3)}
+    header = {"format": "unidiff-checkpoint", "version": "1", "sha256": digest(tensors, about or "")}
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(safetensors.torch.save(tensors, header if about is None else header | {"about": about}))
+    with pytest.raises(CheckpointError, match=f"bad.safetensors .*{message}"):
+        load_core(bad)
+
+
+def test_tensors_of_another_network_are_refused_in_one_line(path: Path, tmp_path: Path) -> None:
+    kept = checkpoints.read(path)
+    tensors = {name.replace("network", "net"): t for name, t in kept.tensors.items()}
+    bad = checkpoints.write(tmp_path / "bad.safetensors", checkpoints.Checkpoint(tensors, kept.about))
+    with pytest.raises(CheckpointError, match=r"bad.safetensors does not hold .* Missing key\(s\)") as found:
+        load_core(bad)
+    assert "\n" not in str(found.value)
+    assert len(str(found.value)) < 500
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

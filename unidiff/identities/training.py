@@ -2,6 +2,7 @@ r"""What a trainer minimises and averages: each weighting as a weighted ELBO, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -72,13 +73,20 @@ class LossIsWeighted(Algebraic):
 
 @register
 class AverageInTime(Algebraic):
-    """The trainer's EMA against its closed form over the parameters it saw: d^n θ_1 + (1 − d) Σ d^{n−i} θ_i. κ: Σ|terms|."""
+    """The trainer's EMA against its closed form over the parameters θ_0 … θ_n that it saw, one after each step.
+
+    The trainer multiplies by d_i = min(d, (1 + i)/(10 + i)). Up to the last i on the ramp, m, the product telescopes into
+    w_i = C(i + 9, 8)/C(m + 10, 9), θ_0 taking the share of i = −1 too; from there on it is a power of d. κ: Σ|terms|.
+    """
 
     name = "ema-closed-form"
-    statement = r"\bar\theta_n=d^{\,n-1}\theta_1+(1-d)\sum_{i=2}^n d^{\,n-i}\theta_i"
+    statement = (
+        r"\bar\theta_n=d^{\,n-m}\sum_{i=0}^m w_i\theta_i+(1-d)\sum_{i=m+1}^n d^{\,n-i}\theta_i,"
+        r"\quad w_i=\frac{9\,(i+9)!\,(m+1)!}{(i+1)!\,(m+10)!}"
+    )
     views = ("core",)
-    source = "Polyak & Juditsky 1992; Song & Ermon 2020, section 3.4"
-    conditions = "a trainer of its own, six steps"
+    source = "Polyak & Juditsky 1992; Karras et al. 2024, section 3.1 (power functions)"
+    conditions = "a trainer of its own, eight steps: four on the ramp, four after it"
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
@@ -89,9 +97,9 @@ class AverageInTime(Algebraic):
         from unidiff.train.data import Dataset
         from unidiff.train.trainer import Trainer
 
-        decay = 0.8
+        decay, ramp = 0.35, 3  # 4/13 < 0.35 < 5/14
         config = TrainConfig(
-            network="mlp", width=8, depth=1, steps=6, batch_size=16, lr=1e-2, warmup=0, ema=decay, log_every=1,
+            network="mlp", width=8, depth=1, steps=8, batch_size=16, lr=1e-2, warmup=0, ema=decay, log_every=1,
             dtype=cast("DType", case.dtype_name), device="cpu", seed=case.seed,
         )  # fmt: skip
         seen: list[torch.Tensor] = []
@@ -101,10 +109,13 @@ class AverageInTime(Algebraic):
 
         trainer = Trainer.start(config, Dataset(case.x0.cpu(), None, "drawn"))
         trainer.fit(keep)
-        closed, size = decay ** (len(seen) - 1) * seen[0], seen[0].abs()
-        for i, theta in enumerate(seen[1:], 2):
-            closed = closed + (1 - decay) * decay ** (len(seen) - i) * theta
-            size = size + theta.abs()
+        last = len(seen) - 1
+        first = [math.comb(i + 9, 8) + (i == 0) for i in range(ramp + 1)]
+        weights = [decay ** (last - ramp) * w / math.comb(ramp + 10, 9) for w in first]
+        weights += [(1 - decay) * decay ** (last - i) for i in range(ramp + 1, last + 1)]
+        closed, size = torch.zeros_like(seen[0]), torch.zeros_like(seen[0])
+        for weight_of, theta in zip(weights, seen, strict=True):
+            closed, size = closed + weight_of * theta, size + theta.abs()
         yield Sides(_flat(trainer.ema.module), closed, size)
 
 

@@ -21,11 +21,10 @@ def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
     The parameters are a function of ``config.seed`` alone; torch's default generator is left as it was.
 
     Raises:
-        ValueError: a network that the data's shape does not fit, or conditioning on data without labels.
+        ValueError: a network that the data's shape does not fit, conditioning on data without labels, or EDM
+            preconditioning of data that are all the same.
     """
-    if config.conditional and data.num_classes is None:
-        raise ValueError(f"conditional needs labels, and {data.name} has none")
-    num_classes = data.num_classes if config.conditional else None
+    num_classes = data.labelled().num_classes if config.conditional else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = networks.build(_network_config(config, data, num_classes))
@@ -34,7 +33,7 @@ def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
         data.event_shape,
         config.prediction,
         config.preconditioning,
-        data_std=data.std if config.preconditioning == "edm" else 1.0,
+        data_std=data.spread("preconditioning 'edm'") if config.preconditioning == "edm" else 1.0,
         num_classes=num_classes,
     )
     core = Diffusion(Schedule.named(config.schedule), denoiser)

@@ -10,7 +10,6 @@ Tensors: ``parameters.*``, ``ema.*`` (of the network), ``optimizer.*``, ``random
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -26,10 +25,16 @@ from torch import Tensor, nn
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train.build import describe, rebuild
+from unidiff.train.digest import digest
 
 FORMAT = "unidiff-checkpoint"
 VERSION = "1"
 NAME = "checkpoint.safetensors"
+
+
+MISFITS = (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError)
+"""What Python and torch raise when a document or a tensor is not what it should be."""
+_LONGEST = 240
 
 
 class CheckpointError(ValueError):
@@ -54,7 +59,7 @@ def write(path: str | Path, checkpoint: Checkpoint) -> Path:
     path = Path(path)
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     document = json.dumps(checkpoint.about, sort_keys=True, allow_nan=False)
-    header = {"format": FORMAT, "version": VERSION, "about": document, "sha256": _digest(tensors, document)}
+    header = {"format": FORMAT, "version": VERSION, "about": document, "sha256": digest(tensors, document)}
     replace_file(path, safetensors.torch.save(tensors, header))
     return path
 
@@ -63,7 +68,8 @@ def read(path: str | Path) -> Checkpoint:
     """What is at ``path`` (a file, or a run's folder), every byte of it checked.
 
     Raises:
-        CheckpointError: missing, truncated, corrupted, not written by unidiff, or of another version.
+        CheckpointError: missing, truncated, corrupted, not written by unidiff, of another version, or without its
+            document.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,9 +85,9 @@ def read(path: str | Path) -> Checkpoint:
         raise
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from error
-    if header.get("sha256") != _digest(tensors, header["about"]):
+    if header.get("sha256") != digest(tensors, header["about"]):
         raise CheckpointError(f"{path} is corrupted: its contents do not have the digest in its header")
-    return Checkpoint(tensors, json.loads(header["about"]))
+    return Checkpoint(tensors, _document(path, header["about"]))
 
 
 def save_core(path: str | Path, core: Diffusion) -> Path:
@@ -111,8 +117,8 @@ def restore_core(checkpoint: Checkpoint, path: str | Path, ema: bool) -> Diffusi
         averaged = checkpoint.under("ema")
         if ema and averaged:
             _adopt(network_of(core), averaged)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold the core that it describes: {error}") from error
+    except MISFITS as error:
+        raise CheckpointError(f"{path} does not hold the core that it describes: {one_line(error)}") from error
     return core.eval()
 
 
@@ -126,6 +132,12 @@ def network_of(core: Diffusion) -> nn.Module:
     if not isinstance(core.denoiser, Denoiser) or not isinstance(core.denoiser.network, nn.Module):
         raise ValueError(f"core must hold a Denoiser with a network, got {type(core.denoiser).__name__}")
     return core.denoiser.network
+
+
+def one_line(error: Exception) -> str:
+    """What ``error`` says, on one line and not at length: torch names every tensor that does not fit on its own line."""
+    words = " ".join((repr(error) if isinstance(error, KeyError) else str(error)).split())
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -159,12 +171,20 @@ def _check_header(path: Path, header: Mapping[str, str]) -> None:
         )
     if header.get("version") != VERSION:
         raise CheckpointError(f"{path} is of version {header.get('version')}; this unidiff reads version {VERSION}")
+    if "about" not in header:
+        raise CheckpointError(f"{path} is not a unidiff checkpoint: its header has no 'about'")
 
 
-def _digest(tensors: Mapping[str, Tensor], document: str) -> str:
-    digest = hashlib.sha256(document.encode())
-    for name in sorted(tensors):
-        t = tensors[name]
-        digest.update(f"{name}:{t.dtype}:{tuple(t.shape)};".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _document(path: Path, text: str) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not a unidiff checkpoint: 'about' in its header is no JSON: {error}"
+        ) from error
+    if not isinstance(about, dict):
+        raise CheckpointError(
+            f"{path} is not a unidiff checkpoint: 'about' in its header must be a JSON object, "
+            f"got {type(about).__name__}"
+        )
+    return about

@@ -12,16 +12,16 @@ import torch
 from unidiff.core.boundary import check_count, check_name, check_positive
 from unidiff.core.denoiser import PRECONDITIONINGS, Preconditioning
 from unidiff.core.prediction import KINDS, Kind
-from unidiff.core.schedule_kinds import STANDARD
 from unidiff.train.weighting import WEIGHTINGS, Weighting, WeightingOptions
 
+ScheduleName = Literal["linear", "cosine", "sigmoid", "polynomial", "karras", "ddpm", "learned"]
 Network = Literal["mlp", "unet"]
 Precision = Literal["none", "bf16"]
 DType = Literal["float32", "float64"]
 Decay = Literal["cosine", "constant"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": tuple(STANDARD),
+    "schedule": get_args(ScheduleName),
     "prediction": KINDS,
     "preconditioning": PRECONDITIONINGS,
     "network": get_args(Network),
@@ -33,6 +33,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _COUNTS = {
     "width": 1, "depth": 1, "blocks": 1, "batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "seed": 0,
 }  # fmt: skip
+_SEEDS = 2**63
+"""As many as torch's and the data order's generators tell apart, with room for the seed that follows."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         decay: "cosine" to zero at the end of the budget, or "constant".
         weight_decay: AdamW's.
-        ema: decay per step of the parameters' average, in [0, 1).
+        ema: decay per step of the parameters' average, in [0, 1), once the run is long enough for it (see
+            :mod:`unidiff.train.pace`).
         clip: largest gradient norm (of the loss per number of a datum).
         amp: "bf16" runs the network, and it alone, in bfloat16 by autocast.
         compile: compile the network (torch.compile).
-        seed: of the parameters, the data's order, the times and the noise.
+        seed: of the parameters, the data's order, the times and the noise; below 2⁶³.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         dtype: of data and parameters.
         log_every: steps between two lines of metrics.
@@ -76,11 +79,11 @@ class TrainConfig:
         tensorboard: also write TensorBoard events (needs the tensorboard extra).
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), a number out of range, or not just one of steps and
-            minutes.
+        ValueError: an unknown name (with the nearest known one), a number out of range, two options that contradict
+            each other, or not just one of steps and minutes.
     """
 
-    schedule: str = "cosine"
+    schedule: ScheduleName = "cosine"
     prediction: Kind = "v"
     preconditioning: Preconditioning = "none"
     network: Network = "mlp"
@@ -120,6 +123,8 @@ class TrainConfig:
             check_name(name, getattr(self, name), known)
         for name, least in _COUNTS.items():
             check_count(name, getattr(self, name), least)
+        if self.seed >= _SEEDS:
+            raise ValueError(f"seed must lie in 0 … 2**63 - 1, got {self.seed}")
         for name in ("lr", "clip", "min_snr_gamma"):
             check_positive(name, getattr(self, name))
         for name in ("ema", "dropout", "label_dropout"):
@@ -138,6 +143,10 @@ class TrainConfig:
             check_positive("minutes", self.minutes)
         if self.preconditioning == "edm" and self.prediction != "x0":
             raise ValueError(f"prediction must be 'x0' with EDM preconditioning, got {self.prediction!r}")
+        if self.amp == "bf16" and self.dtype != "float32":
+            raise ValueError(
+                f"dtype must be 'float32' with amp 'bf16', which rounds more than it keeps, got {self.dtype!r}"
+            )
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
 

@@ -1,38 +1,29 @@
 r"""What to train on: a finite data set held in memory, x ``[N, *E]``.
 
 Bytes and digits are scaled to [−1, 1]: x = scale·raw − 1, so one grey level is ``scale`` wide in x, which is what a
-discretised likelihood needs. Real numbers stay as they are. Toys come from :mod:`unidiff.train.toys`.
+discretised likelihood needs; so are images of whole numbers that all lie in 0 … 255, whatever their dtype. All other
+numbers stay as they are, up to ±1000. Toys come from :mod:`unidiff.train.toys`, arrays from :mod:`unidiff.train.files`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_finite, nearest
+from unidiff.train.digest import digest
+from unidiff.train.files import DataError, Split, image_files, image_size, npz_shape, read_folder, read_npz
 from unidiff.train.toys import TOYS, draw
 
-Split = Literal["train", "test"]
-
-_X_KEYS = {
-    "train": ("x", "images", "data", "x_train", "train_images", "arr_0"),
-    "test": ("x_test", "test_images"),
-}
-_Y_KEYS = {
-    "train": ("y", "labels", "targets", "y_train", "train_labels"),
-    "test": ("y_test", "test_labels"),
-}
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
-
-class DataError(ValueError):
-    """Data that is missing, empty, unreadable or not numbers; the message names the file and what was expected."""
+MOST_CLASSES = 100_000
+"""A network holds a row for each class; more of them than this are numbers that were never classes."""
+LARGEST = 1000.0
+"""Of |x| in a file. Noise has unit variance: data this large would hardly be noisy at t = 1 under any schedule here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +35,8 @@ class Dataset:
         labels: classes ``[N]``, int64 in 0 … num_classes − 1, or None.
         name: what was asked for.
         scale: the width in x of one unit of the raw data; 2/255 for bytes, 1 for real numbers.
-        image_shape: ``(C, H, W)`` if the data are images (even when x is flat), else None.
+        image_shape: ``(C, H, W)`` if the data are images (even when x is flat), C being 1 or 3; else None.
+        no_labels: why the source's labels are not here, if it has some that are no classes.
 
     Raises:
         DataError: no data, NaN or infinity, labels that are not one for each datum.
@@ -55,6 +47,7 @@ class Dataset:
     name: str = "data"
     scale: float = 1.0
     image_shape: tuple[int, int, int] | None = field(default=None)
+    no_labels: str | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2 or self.x.numel() == 0:
@@ -65,11 +58,14 @@ class Dataset:
             check_finite(f"{self.name}: x", self.x)
         except ValueError as error:
             raise DataError(str(error)) from None
-        if self.labels is not None and (self.labels.shape != (len(self),) or int(self.labels.min()) < 0):
-            raise DataError(
-                f"{self.name}: labels must be {len(self)} classes from 0 up, got shape {list(self.labels.shape)} "
-                f"and a least of {self.labels.min().item()}"
-            )
+        if self.labels is not None:
+            if self.labels.shape != (len(self),) or self.labels.dtype != torch.int64:
+                raise DataError(
+                    f"{self.name}: labels must be {len(self)} classes, int64, "
+                    f"got shape {list(self.labels.shape)} of {self.labels.dtype}"
+                )
+            if (fault := _out_of_range(int(self.labels.min()), int(self.labels.max()))) is not None:
+                raise DataError(f"{self.name}: {fault}")
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -89,6 +85,22 @@ class Dataset:
         """The root mean square deviation from the mean datum, over all numbers: EDM's σ_d."""
         return float((self.x - self.x.mean(0)).to(torch.float64).square().mean().sqrt())
 
+    def labelled(self) -> Dataset:
+        """Itself. Raises DataError, with the reason, where there are no labels."""
+        if self.labels is None:
+            why = "" if self.no_labels is None else f" that are classes: {self.no_labels}"
+            raise DataError(f"conditional needs labels, and {self.name} has none{why}")
+        return self
+
+    def spread(self, needed_by: str) -> float:
+        """:attr:`std`, for an option that divides by it. Raises DataError where all the data are one."""
+        if not 0.0 < (std := self.std) < float("inf"):
+            raise DataError(
+                f"{needed_by} divides by the data's standard deviation, and {self.name} has one of {std:g}: "
+                f"its {len(self)} data must not all be the same"
+            )
+        return std
+
     def flatten(self) -> Dataset:
         """The same data as vectors ``[N, D]``."""
         return replace(self, x=self.x.flatten(1))
@@ -99,10 +111,22 @@ class Dataset:
         return replace(self, x=self.x.to(device=device, dtype=dtype), labels=labels)
 
     def fingerprint(self) -> str:
-        """sha256 of the shape and the values as float32: what a checkpoint remembers of its data."""
-        digest = hashlib.sha256(str(tuple(self.x.shape)).encode())
-        digest.update(self.x.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """sha256 of the values and the labels, with their dtypes and shapes: what a checkpoint remembers of its data."""
+        return digest({"x": self.x} if self.labels is None else {"x": self.x, "labels": self.labels})
+
+    def describe(self) -> dict[str, Any]:
+        """What they are, JSON-ready; ``range`` is the least and the greatest number in x."""
+        return {
+            "name": self.name,
+            "n": len(self),
+            "event_shape": list(self.event_shape),
+            "image_shape": None if self.image_shape is None else list(self.image_shape),
+            "scale": self.scale,
+            "range": [float(self.x.min()), float(self.x.max())],
+            "std": self.std,
+            "num_classes": self.num_classes,
+            "fingerprint": self.fingerprint(),
+        }
 
 
 def names() -> tuple[str, ...]:
@@ -120,18 +144,23 @@ def load_data(
 ) -> Dataset:
     """A named data set, an ``.npz`` file, or a folder of images.
 
+    Four axes are ``[N, C, H, W]`` if the second is 1 or 3 long, else ``[N, H, W, C]`` if the last is at most 4 long.
+    Pictures (bytes) must have 1 or 3 channels; real numbers may have any, and are then data but no images.
+
     Args:
-        source: one of :func:`names`; or an ``.npz`` with ``x`` (or images, data, x_train, train_images) and perhaps
-            ``y`` (or labels, targets, y_train, train_labels), ``[N, D]``, ``[N, H, W]``, ``[N, H, W, C]`` or
-            ``[N, C, H, W]``; or a folder of images of one size, whose sub-folders, if any, are classes.
+        source: one of :func:`names`; or an ``.npz`` with ``x`` (or images, data, x_train, train_images, or one array of
+            any name) and perhaps ``y`` (or labels, targets, y_train, train_labels; ``[N]`` or ``[N, 1]`` integers),
+            ``[N, D]``, ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]``; or a folder of images of one size, or of one
+            such folder for each class.
         n: how many points of a toy.
         split: which part of a file that has both (``x_test``, ``test_images``); digits and toys have no test part.
         dtype: of x.
         generator: the source of a toy's points.
 
     Raises:
-        DataError: an unknown name (with the nearest), a file that is missing, empty, truncated, holds objects, NaN or
-            infinity; images that differ in size.
+        DataError: an unknown name (with the nearest), a file that is missing, empty, truncated, holds objects, NaN,
+            infinity or numbers beyond :data:`LARGEST`; images that differ in size, or have 2 or 4 channels. Labels that
+            are no classes are an error only once they are asked for (:meth:`Dataset.labelled`).
     """
     name = str(source)
     if name in TOYS:
@@ -140,108 +169,109 @@ def load_data(
         return _digits(dtype)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder(path, dtype)
+        images, labels, why = read_folder(path)
+        return _bytes(path, images, labels, 255, dtype, why)
     if not path.exists():
         raise DataError(f"unknown data {name!r} (and no such file or folder); {nearest(name, names())}, or a path")
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise DataError(f"data must be a name, an .npz file or a folder of images, got the file {path}")
-    return _npz(path, split, dtype)
+    return _arrays(path, *read_npz(path, split), dtype)
+
+
+def peek(source: str | Path) -> tuple[int, ...] | None:
+    """The event shape of a file's or a folder's data, from its headers alone; None for a name. Raises DataError."""
+    path = Path(source).expanduser()
+    if str(source) in names():
+        return None
+    if path.is_dir():
+        return (1, *image_size(image_files(path)[0]))
+    shape = npz_shape(path)
+    return (1, *shape[1:]) if len(shape) == 3 else tuple(shape[axis] for axis in _channels_first(shape))[1:]
 
 
 def _digits(dtype: torch.dtype) -> Dataset:
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)
-    return _bytes(np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(target), "digits", 16, dtype)
+    return _bytes("digits", np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(target), 16, dtype)
 
 
-def _npz(path: Path, split: Split, dtype: torch.dtype) -> Dataset:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            x = archive[_key(path, archive.files, _X_KEYS[split])]
-            y_key = next((k for k in _Y_KEYS[split] if k in archive.files), None)
-            y = None if y_key is None else archive[y_key]
-    except DataError:
-        raise
-    except (
-        Exception
-    ) as error:  # zipfile, zlib, numpy and the system each have their own way to say that a file is broken
-        raise DataError(f"{path} is not a readable .npz file: {error}") from error
-    name = path.name
+def _arrays(path: Path, x: np.ndarray, y: np.ndarray | None, dtype: torch.dtype) -> Dataset:
     if x.size == 0 or x.ndim < 2:
         raise DataError(f"{path}: data must have shape [N, ...] with N > 0, got {list(x.shape)}")
     if x.dtype == np.bool_:
         x = x.astype(np.uint8) * 255
+    if x.dtype.kind in "iu" and x.ndim >= 3 and x.min() >= 0 and x.max() <= 255:
+        x = x.astype(np.uint8)
     if x.dtype == np.uint8:
-        return _bytes(_channels_first(x), y, name, 255, dtype)
+        return _bytes(path, x, y, 255, dtype)
     if x.dtype.kind not in "fiu":
         raise DataError(f"{path}: data must be numbers, got dtype {x.dtype}")
-    values = _channels_first(x.astype(np.float64))
-    return Dataset(torch.from_numpy(values).to(dtype), _labels(y, name), name, 1.0, _image_shape(values))
+    values = _as_images(x.astype(np.float64))
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    if largest > LARGEST:
+        raise DataError(
+            f"{path}: numbers that are not bytes are taken as they are, and must lie within ±{LARGEST:g}, "
+            f"got one of size {largest:g}; scale them to about [-1, 1] first"
+        )
+    labels, why = _labels(y, len(x), path.name)
+    return Dataset(torch.from_numpy(values).to(dtype), labels, path.name, 1.0, _image_shape(values), why)
 
 
-def _key(path: Path, present: list[str], wanted: tuple[str, ...]) -> str:
-    for key in wanted:
-        if key in present:
-            return key
-    raise DataError(f"{path} must hold one of {', '.join(wanted)}; it holds {', '.join(present) or 'nothing'}")
-
-
-def _folder(path: Path, dtype: torch.dtype) -> Dataset:
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
-    if not files:
-        raise DataError(f"{path} holds no images ({', '.join(_IMAGE_SUFFIXES)})")
-    images = [_image(f) for f in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise DataError(f"images must have one shape: {files[0]} has {images[0].shape}, {file} has {image.shape}")
-    parents = [f.relative_to(path).parts[:-1] for f in files]
-    labels = None
-    if all(len(p) == 1 for p in parents):
-        classes = sorted({p[0] for p in parents})
-        labels = np.array([classes.index(p[0]) for p in parents])
-    return _bytes(_channels_first(np.stack(images)), labels, path.name, 255, dtype)
-
-
-def _image(path: Path) -> np.ndarray:
-    """One image as bytes ``[H, W]`` or ``[H, W, 3]``; matplotlib reads it (by Pillow, on which matplotlib depends)."""
-    from matplotlib.image import imread
-
-    try:
-        image = imread(path)
-    except Exception as error:  # as for .npz: each decoder has its own
-        raise DataError(f"{path} is not a readable image: {error}") from error
-    if image.dtype != np.uint8:
-        image = np.rint(image * 255).astype(np.uint8)
-    if image.ndim == 3 and image.shape[2] in (2, 4):
-        if (image[..., -1] != 255).any():
-            raise DataError(f"{path} has transparent pixels; flatten it onto a background first")
-        image = image[..., :-1]
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-
-
-def _bytes(raw: np.ndarray, labels: np.ndarray | None, name: str, top: int, dtype: torch.dtype) -> Dataset:
-    scale = 2.0 / top
+def _bytes(
+    source: str | Path,
+    raw: np.ndarray,
+    y: np.ndarray | None,
+    top: int,
+    dtype: torch.dtype,
+    no_labels: str | None = None,
+) -> Dataset:
+    scale, name = 2.0 / top, Path(source).name
+    raw = _as_images(raw)
+    if raw.ndim == 4 and raw.shape[1] not in (1, 3):
+        raise DataError(
+            f"{source}: images must have 1 or 3 channels, [N, C, H, W] or [N, H, W, C], "
+            f"got {raw.shape[1]} in {list(raw.shape)}; leave out an opacity channel"
+        )
     x = torch.from_numpy(np.ascontiguousarray(raw)).to(dtype).mul_(scale).sub_(1.0)
-    return Dataset(x, _labels(labels, name), name, scale, _image_shape(raw))
+    labels, why = _labels(y, len(raw), name)
+    return Dataset(x, labels, name, scale, _image_shape(raw), why or no_labels)
 
 
-def _labels(labels: np.ndarray | None, name: str) -> Tensor | None:
-    if labels is None:
+def _labels(y: np.ndarray | None, n: int, name: str) -> tuple[Tensor | None, str | None]:
+    """The classes ``[N]``, or why ``y`` is none: a run that does not condition on them need not care."""
+    if y is None:
+        return None, None
+    if y.ndim == 0 or len(y) != n:
+        raise DataError(f"{name}: labels must be {n} classes, one for each datum, got shape {list(y.shape)}")
+    if y.shape not in ((n,), (n, 1)):
+        return None, f"labels must have shape [{n}] or [{n}, 1], got {list(y.shape)}"
+    if y.dtype.kind not in "iub":
+        return None, f"labels must be integers, got dtype {y.dtype}"
+    if (fault := _out_of_range(int(y.min()), int(y.max()))) is not None:
+        return None, fault
+    return torch.from_numpy(y.astype(np.int64)).flatten(), None
+
+
+def _out_of_range(least: int, most: int) -> str | None:
+    if least >= 0 and most < MOST_CLASSES:
         return None
-    if labels.dtype.kind not in "iub" or labels.size == 0:
-        raise DataError(f"{name}: labels must be integers, got dtype {labels.dtype} and shape {labels.shape}")
-    return torch.from_numpy(labels.astype(np.int64)).flatten()
+    return f"labels must be classes from 0 up and below {MOST_CLASSES}, got {least} … {most}; number them 0, 1, 2, …"
 
 
-def _channels_first(x: np.ndarray) -> np.ndarray:
-    """``[N, H, W]`` and ``[N, H, W, C]`` as ``[N, C, H, W]``; C is 1 or 3."""
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that take ``[N, H, W, C]`` to ``[N, C, H, W]``; of data of any other shape, the axes as they are."""
+    if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] <= 4:
+        return (0, 3, 1, 2)
+    return tuple(range(len(shape)))
+
+
+def _as_images(x: np.ndarray) -> np.ndarray:
+    """``[N, H, W]`` and ``[N, H, W, C]`` as ``[N, C, H, W]``; the rest as it is."""
     if x.ndim == 3:
         return x[:, None]
-    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    return x
+    return np.ascontiguousarray(x.transpose(_channels_first(x.shape)))
 
 
 def _image_shape(x: np.ndarray) -> tuple[int, int, int] | None:
-    return (x.shape[1], x.shape[2], x.shape[3]) if x.ndim == 4 else None
+    return (x.shape[1], x.shape[2], x.shape[3]) if x.ndim == 4 and x.shape[1] in (1, 3) else None

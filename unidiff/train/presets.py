@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from unidiff.core.diffusion import Diffusion
 from unidiff.train.config import TrainConfig
-from unidiff.train.data import load_data
+from unidiff.train.data import load_data, peek
+from unidiff.train.files import DataError
 from unidiff.train.trainer import Trainer
 
 
 def toy() -> TrainConfig:
-    """For any law in the plane."""
+    """For any law in the plane, and vectors of no known kind."""
     return TrainConfig(
         schedule="cosine", prediction="v", network="mlp", width=128, depth=4, weighting="simple",
         minutes=3.0, batch_size=512, lr=2e-3, warmup=200, ema=0.9995, log_every=200, checkpoint_every=2000,
@@ -34,10 +36,14 @@ def digits() -> TrainConfig:
     )  # fmt: skip
 
 
-def images() -> TrainConfig:
-    """28×28 or 32×32 images; better with a GPU, ``amp="bf16"`` and ``compile=True``."""
+def images(side: int = 32) -> TrainConfig:
+    """Square images; better with a GPU, ``amp="bf16"`` and ``compile=True``.
+
+    The U-Net has up to three levels, as often as ``side`` halves into a whole number of at least 4.
+    """
+    levels = next((n for n in (3, 2) if side % 2 ** (n - 1) == 0 and side >> (n - 1) >= 4), 1)
     return TrainConfig(
-        schedule="cosine", prediction="v", network="unet", width=64, multipliers=(1, 2, 2), blocks=2,
+        schedule="cosine", prediction="v", network="unet", width=64, multipliers=(1, 2, 2)[:levels], blocks=2,
         weighting="sigmoid", steps=20_000, batch_size=128, lr=5e-4, warmup=500, ema=0.9995, dropout=0.1,
     )  # fmt: skip
 
@@ -52,9 +58,20 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
-def for_data(source: str) -> TrainConfig:
-    """The preset of a named data set; :func:`images` for a file or a folder."""
-    return PRESETS.get(source, images)()
+def for_data(source: str | Path) -> TrainConfig:
+    """The preset of a named data set; for a file or a folder :func:`images` if it holds square images, else :func:`toy`.
+
+    Only headers are read. What cannot be read gets :func:`images`: :func:`~unidiff.train.load_data` will say what ails it.
+    """
+    if str(source) in PRESETS:
+        return PRESETS[str(source)]()
+    try:
+        shape = peek(source)
+    except DataError:
+        return images()
+    if shape is not None and len(shape) == 3 and shape[1] == shape[2]:
+        return images(shape[1])
+    return toy()
 
 
 def quick_digits(

@@ -1,15 +1,20 @@
 r"""The training loop: θ ← AdamW(θ, ∇ mean_B L_w / D), with θ̄ ← d θ̄ + (1 − d) θ beside it (Polyak & Juditsky 1992).
 
+The decay d rises with the steps taken to the one that is configured (:mod:`unidiff.train.pace`), so that the average of
+a short run is one of its late parameters, not of its first.
+
 A run with a budget in steps is a function of (configuration, data): every random draw comes from states that the
 checkpoint holds, the rate is a function of the step, the data's order of the position. Killed anywhere and resumed it
 ends in the same bits as one never killed (on one machine, with one number of threads). A budget in minutes makes the
 rate a function of the clock, and gives that up.
 
-The loop waits for the device at the lines of the log and at checkpoints, and nowhere else.
+The loop waits for the device at the lines of the log and at checkpoints, and nowhere else. Ctrl-C ends it at the end
+of a step, after a checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -27,12 +32,14 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import build_core, describe
-from unidiff.train.checkpoint import Checkpoint, CheckpointError
+from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, one_line
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset, load_data, names
+from unidiff.train.interrupt import held
 from unidiff.train.journal import Journal
 from unidiff.train.loss import denoising_loss
 from unidiff.train.order import DataOrder
+from unidiff.train.pace import ema_decay, rate
 from unidiff.train.times import antithetic_times, finite_span
 
 CHANGEABLE = (
@@ -40,6 +47,7 @@ CHANGEABLE = (
 )  # fmt: skip
 """The options that a resumed run may change; the others would make it another run."""
 
+_Tensors = list[Tensor] | tuple[Tensor, ...]
 OnLog = Callable[["Trainer", dict[str, float]], None]
 
 
@@ -53,7 +61,8 @@ class Trainer:
         clock: seconds, for a budget in minutes and for speed.
 
     Raises:
-        ValueError: data that do not fit the core, or a core that cannot be saved although ``out`` is given.
+        ValueError: data that do not fit the core (in shape, in classes, or all the same although the weighting divides
+            by their deviation), or a core that cannot be saved although ``out`` is given.
     """
 
     def __init__(
@@ -74,15 +83,21 @@ class Trainer:
         self.core, self.config, self.clock = core, config, clock
         self.device, dtype = config.torch_device, config.torch_dtype
         core.to(device=self.device, dtype=dtype)
-        self.data = data.to(dtype, self.device)
-        self.about_data = _describe_data(data)
-        self.options = config.weighting_options(self.about_data["std"])
-        self.conditional = isinstance(core.denoiser, Denoiser) and core.denoiser.num_classes is not None
-        if self.conditional and self.data.labels is None:
-            raise ValueError(f"core is conditional, and {data.name} has no labels")
+        data = data.to(
+            dtype, "cpu"
+        )  # the bits that are trained on, described where the sums are the same on every device
+        self.data = data.to(device=self.device)
+        self.about_data = data.describe()
+        self.options = config.weighting_options(data.spread("weighting 'edm'") if config.weighting == "edm" else 1.0)
+        self.num_classes = core.denoiser.num_classes if isinstance(core.denoiser, Denoiser) else None
+        if self.num_classes is not None and (data.labelled().num_classes or 0) > self.num_classes:
+            raise ValueError(
+                f"data must have at most the core's {self.num_classes} classes, {data.name} has {data.num_classes}"
+            )
         self.network = network
+        self.trained = [p for p in network.parameters() if p.requires_grad]
         # Averaged before it is compiled: a copy of a compiled module would share the compiled forward.
-        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.ema = AveragedModel(network, multi_avg_fn=self._average)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -93,6 +108,7 @@ class Trainer:
         self.default_states = _seeded_default_states(config.seed, self.device)
         self.step = 0
         self.elapsed = 0.0
+        self._logged = (0, 0.0)
         self.window = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, gradient norm, steps
         if config.compile:
             network.compile()
@@ -101,6 +117,7 @@ class Trainer:
     def start(cls, config: TrainConfig, data: Dataset, **options: Any) -> Trainer:
         """A trainer of a new core; flat data for an MLP."""
         data = data.flatten() if config.network == "mlp" else data
+        data = data.to(config.torch_dtype)
         return cls(build_core(config, data), data, config, **options)
 
     @classmethod
@@ -120,10 +137,10 @@ class Trainer:
             check_name("change", name, CHANGEABLE)
         kept = checkpoints.read(path)
         try:
-            config, about = TrainConfig.from_dict(kept.about["train"]), kept.about["data"]
-            progress = kept.about["progress"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} holds no training state to resume: {error!r}") from error
+            config, progress = TrainConfig.from_dict(kept.about["train"]), kept.about["progress"]
+            about = {name: kept.about["data"][name] for name in ("name", "n", "event_shape", "fingerprint")}
+        except MISFITS as error:
+            raise CheckpointError(f"{path} holds no training state to resume: {one_line(error)}") from error
         if changes.get("steps") is not None and "minutes" not in changes:
             changes["minutes"] = None
         if changes.get("minutes") is not None and "steps" not in changes:
@@ -132,16 +149,16 @@ class Trainer:
         if data is None:
             data = _regenerate(about, config)
         data = data.flatten() if config.network == "mlp" else data
-        if data.fingerprint() != about["fingerprint"]:
+        if data.to(config.torch_dtype).fingerprint() != about["fingerprint"]:
             raise ValueError(
-                f"data must be what the run trained on ({about['name']}, {about['n']} × {about['event_shape']}); "
-                f"{data.name} with {len(data)} × {list(data.event_shape)} is not"
+                f"data must be what the run trained on ({about['name']}, {about['n']} × {about['event_shape']}), to the "
+                f"bit as {config.dtype}, labels included; {data.name} with {len(data)} × {list(data.event_shape)} is not"
             )
         trainer = cls(checkpoints.restore_core(kept, path, ema=False).train(), data, config)
         try:
             trainer._restore(kept, progress)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} holds no training state to resume: {error!r}") from error
+        except MISFITS as error:
+            raise CheckpointError(f"{path} holds no training state to resume: {one_line(error)}") from error
         return trainer
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -170,32 +187,48 @@ class Trainer:
 
         Raises:
             FloatingPointError: the loss or a gradient became NaN or infinite; the last checkpoint is left as it was.
+            KeyboardInterrupt: Ctrl-C, or ``on_log``'s own, once the step is whole and, with ``out``, saved.
         """
-        config = self.config
-        journal = Journal(config.out, self.step, config.tensorboard)
+        journal = Journal(self.config.out, self.step, self.config.tensorboard)
         self.core.train()
         # Dropout draws from torch's default generator: lent for the run, and given back as it was.
-        with torch.random.fork_rng(devices=_cuda_devices(self.device)):
+        with contextlib.closing(journal), held() as check, torch.random.fork_rng(devices=_cuda_devices(self.device)):
             self._adopt_default_states()
             began, spent = self.clock(), self.elapsed
-            before = (self.step, self.elapsed)
-            while self.progress < 1.0:
-                self.advance()
-                self.elapsed = spent + self.clock() - began
-                last = self.progress >= 1.0
-                if self.step % config.log_every == 0 or last:
-                    line = self._line(before)
-                    before = (self.step, self.elapsed)
-                    journal.write(line)
-                    if on_log is not None:
-                        on_log(self, line)
-                if config.out is not None and (self.step % config.checkpoint_every == 0 or last):
-                    self._check_finite()
-                    self.default_states = _default_states(self.device)
-                    self.save(Path(config.out) / checkpoints.NAME)
+            self._logged = (self.step, self.elapsed)
+            whole = True
+            try:
+                while self.progress < 1.0:
+                    whole = False
+                    self.advance()
+                    self.elapsed = spent + self.clock() - began
+                    whole = True
+                    self._tell(journal, on_log)
+                    check()
+            except KeyboardInterrupt:
+                if whole:
+                    self._keep()
+                raise
             self.default_states = _default_states(self.device)
-        journal.close()
         return self.averaged
+
+    def _tell(self, journal: Journal, on_log: OnLog | None) -> None:
+        """After a step: its line of the log and its checkpoint, if it has them."""
+        config, last = self.config, self.progress >= 1.0
+        if self.step % config.log_every == 0 or last:
+            line = self._line()
+            journal.write(line)
+            if on_log is not None:
+                on_log(self, line)
+        if self.step % config.checkpoint_every == 0 or last:
+            self._keep()
+
+    def _keep(self) -> None:
+        """The state as it is now: for the next :meth:`fit`, and with ``out`` on the disk."""
+        self.default_states = _default_states(self.device)
+        if self.config.out is not None:
+            self._check_finite()
+            self.save(Path(self.config.out) / checkpoints.NAME)
 
     def advance(self) -> None:
         """One step."""
@@ -215,32 +248,38 @@ class Trainer:
         )
         mean = loss.mean() / math.prod(self.data.event_shape)
         self.optimizer.zero_grad(set_to_none=True)
-        mean.backward()
+        # A learned schedule is not trained here: its leaves are left out, so no gradient of theirs piles up.
+        mean.backward(inputs=self.trained)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         self.ema.update_parameters(self.network)
         self.window += torch.stack([mean.detach().double(), norm.double(), torch.ones_like(self.window[0])])
         self.step += 1
 
+    def _average(self, averaged: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
+        """θ̄ ← d θ̄ + (1 − d) θ by torch's rule, d from the host's count of steps: ``updates`` may be on the device."""
+        get_ema_multi_avg_fn(ema_decay(self.config.ema, self.step))(averaged, current, updates)
+
     def _condition(self, index: Tensor) -> Tensor | None:
-        if not self.conditional or self.data.labels is None:
+        if self.num_classes is None or self.data.labels is None:
             return None
         labels = self.data.labels[index]
         drop = torch.rand(labels.shape, generator=self.noise, device=self.device) < self.config.label_dropout
-        return torch.where(drop, self.core.denoiser.num_classes, labels)  # pyright: ignore
+        return torch.where(drop, self.num_classes, labels)
 
-    def _line(self, before: tuple[int, float]) -> dict[str, float]:
+    def _line(self) -> dict[str, float]:
         self._check_finite()
         loss, norm, count = self.window.tolist()
         self.window.zero_()
-        seconds = max(self.elapsed - before[1], 1e-9)
+        (step, elapsed), self._logged = self._logged, (self.step, self.elapsed)
+        seconds = max(self.elapsed - elapsed, 1e-9)
         return {
             "step": self.step,
             "loss": loss / count,
             "grad_norm": norm / count,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(self.elapsed, 3),
-            "samples_per_second": round((self.step - before[0]) * self.config.batch_size / seconds, 1),
+            "samples_per_second": round((self.step - step) * self.config.batch_size / seconds, 1),
         }
 
     def _check_finite(self) -> None:
@@ -265,7 +304,12 @@ class Trainer:
             "core": describe(self.core),
             "train": self.config.to_dict(),
             "data": self.about_data,
-            "progress": {"step": self.step, "position": self.order.position, "elapsed": self.elapsed},
+            "progress": {
+                "step": self.step,
+                "position": self.order.position,
+                "elapsed": self.elapsed,
+                "slots": sorted(state),
+            },
         }
         return checkpoints.write(path, Checkpoint(tensors, about))
 
@@ -277,6 +321,7 @@ class Trainer:
         for name, tensor in kept.under("optimizer").items():
             index, slot = name.split(".")
             state.setdefault(int(index), {})[slot] = tensor
+        _check_slots(state, progress["slots"], list(self.network.parameters()))
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.noise.set_state(kept.tensors["random.noise"])
         self.times.set_state(kept.tensors["random.times"])
@@ -290,24 +335,16 @@ class Trainer:
             torch.cuda.set_rng_state(self.default_states["cuda"], self.device)
 
 
-def rate(config: TrainConfig, step: int, progress: float) -> float:
-    """The learning rate of a step: linear warm-up times ½(1 + cos π·progress) (Loshchilov & Hutter 2017, eq. 5)."""
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    fall = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.decay == "cosine" else 1.0
-    return config.lr * warm * fall
-
-
-def _describe_data(data: Dataset) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "n": len(data),
-        "event_shape": list(data.event_shape),
-        "image_shape": None if data.image_shape is None else list(data.image_shape),
-        "scale": data.scale,
-        "std": data.std,
-        "num_classes": data.num_classes,
-        "fingerprint": data.fingerprint(),
-    }
+def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameters: list[torch.nn.Parameter]) -> None:
+    """AdamW takes whatever state it is given; here it must be of the parameters that had one, in their shapes."""
+    if sorted(state) != kept:
+        raise ValueError(f"the optimizer's state must be of parameters {kept}, got {sorted(state)}")
+    for i, slot in state.items():
+        shape = list(parameters[i].shape)
+        expected = {"step": [], "exp_avg": shape, "exp_avg_sq": shape}
+        found = {name: list(t.shape) for name, t in slot.items()}
+        if found != expected:
+            raise ValueError(f"the optimizer's state of parameter {i} must have shapes {expected}, got {found}")
 
 
 def _regenerate(about: dict[str, Any], config: TrainConfig) -> Dataset:
