@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from unidiff.score.annealed import annealed_langevin
 from unidiff.score.chains import AcceptanceWarning, Chains, Divergence
+from unidiff.score.corrector import predictor_corrector
+from unidiff.score.diagnostics import Summary
 from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.running import Langevin, langevin
 from unidiff.score.state import Kernel, Noise, State
@@ -21,6 +24,9 @@ __all__ = [
     "Langevin",
     "Noise",
     "State",
+    "Summary",
     "Target",
+    "annealed_langevin",
     "langevin",
+    "predictor_corrector",
 ]

@@ -68,21 +68,28 @@ class Divergence(RuntimeError):  # noqa: N818 - the word for it
     Attributes:
         x: the finite ones' positions, ``[B′, *E]``. They are those that survived, not draws of the target.
         chains: the finite ones with their trace and tallies up to here; None from an annealed run, which keeps none.
-        step: after which step it was noticed, counted from 1; checks are some hundred steps apart.
+        step: after which step it was noticed, counted from 1; looks are some hundred steps apart.
         count: how many chains are not finite.
-        step_size: what they ran with.
+        step_size: what they ran with (a predictor–corrector run: its snr).
     """
 
     def __init__(
-        self, x: Tensor, step: int, count: int, total: int, step_size: float, phase: str, chains: Chains | None = None
+        self,
+        x: Tensor,
+        total: int,
+        phase: str,
+        step: int,
+        knob: str,
+        step_size: float,
+        chains: Chains | None = None,
     ) -> None:
-        super().__init__(
-            f"{count} of {total} chains are not finite after {phase} {step} at step_size = {step_size:.6g}; "
-            "take a smaller step_size, or a kernel that rejects (MALA, HMC). The finite chains are in .x"
-            + (" and .chains" if chains is not None else "")
-        )
         self.x, self.chains = x, chains
-        self.step, self.count, self.step_size = step, count, step_size
+        self.step, self.count, self.step_size = step, total - len(x), step_size
+        where = ".x" if chains is None else ".x and .chains"
+        super().__init__(
+            f"{self.count} of {total} chains are not finite after {phase} {step} at {knob} = {step_size:.6g}; take a "
+            f"smaller {knob}, or a kernel that rejects (MALA, HMC). The finite chains are in {where}"
+        )
 
 
 class AcceptanceWarning(UserWarning):

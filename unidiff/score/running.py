@@ -179,10 +179,9 @@ def _result(chains: Eager | Captured, kernel: Kernel, steps: int, trace: Tensor 
 
 def _check_finite(chains: Chains, phase: str) -> None:
     finite = finite_rows(chains.x)
-    count = int((~finite).sum())
-    if count:
+    if not bool(finite.all()):
         good = chains[finite]
-        raise Divergence(good.x, chains.steps, count, len(finite), chains.step_size, phase, good)
+        raise Divergence(good.x, len(finite), phase, chains.steps, "step_size", chains.step_size, good)
 
 
 def _told(on_step: OnStep | None, before: int, total: int) -> Callable[[int], None]:
