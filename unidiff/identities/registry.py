@@ -18,6 +18,8 @@ _GROUPS = (
     "truths",
     "scores",
     "flows",
+    "langevin",
+    "annealing",
     "bounds",
     "training",
 )

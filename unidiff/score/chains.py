@@ -14,6 +14,7 @@ from unidiff.score.state import Kernel, State
 if TYPE_CHECKING:
     from unidiff.score.diagnostics import Summary
 
+
 @dataclass(frozen=True)
 class Chains:
     """B chains after a run.
@@ -56,13 +57,17 @@ class Chains:
 
     def __getitem__(self, chains: Tensor) -> Chains:
         """The chains at ``chains``, indices or a mask ``[B]``."""
-        of = [None if v is None else v[chains] for v in (self.acceptance, self.energy_error, self.divergent)]
-        path_error = None if self.path_error is None else self.path_error[chains]
+        acceptance, energy_error, divergent, path_error = (
+            None if v is None else v[chains]
+            for v in (self.acceptance, self.energy_error, self.divergent, self.path_error)
+        )
         trace = None if self.trace is None else self.trace[:, chains]
-        return Chains(self.state[chains], self.kernel, self.steps, trace, *of, path_error)
+        return Chains(
+            self.state[chains], self.kernel, self.steps, trace, acceptance, energy_error, divergent, path_error
+        )
 
 
-class Divergence(RuntimeError):  # noqa: N818 - the word for it
+class Divergence(RuntimeError):
     """Chains whose state is no longer finite.
 
     Attributes:

@@ -89,7 +89,9 @@ def summarise(chains: Chains) -> Summary:
         data = arviz.convert_to_dataset({"x": draws})
         found = [arviz.rhat(data, method="rank"), arviz.ess(data, method="bulk"), arviz.ess(data, method="tail")]
     rhat, bulk, tail = (torch.from_numpy(f["x"].values.copy()).reshape(trace.shape[2:]) for f in found)
-    means = [None if v is None else float(v.mean()) for v in (chains.acceptance, chains.energy_error, chains.path_error)]
+    means = [
+        None if v is None else float(v.mean()) for v in (chains.acceptance, chains.energy_error, chains.path_error)
+    ]
     divergent = None if chains.divergent is None else int(chains.divergent.sum())
     return Summary(
         rhat, bulk, tail, (kept, count), chains.step_size, means[0], means[1], divergent, means[2],

@@ -69,7 +69,9 @@ class Langevin:
         if keep_every is not None and check_count("keep_every", keep_every) > steps:
             raise ValueError(f"keep_every must be at most steps = {steps}, got {keep_every}")
         if acceptance is not None and not self.kernel.metropolis:
-            raise ValueError(f"acceptance is MALA's and HMC's, got {acceptance} for {self.kernel}, which rejects nothing")
+            raise ValueError(
+                f"acceptance is MALA's and HMC's, got {acceptance} for {self.kernel}, which rejects nothing"
+            )
         state, kernel = self._start(x, generator), self.kernel
         self._check_noise(noise, state.x, steps, warmup)
         total = warmup + steps
@@ -107,7 +109,9 @@ class Langevin:
             raise ValueError(f"noise.normal must have shape {expected}, one draw a step, got {got}")
         if self.kernel.metropolis and (noise.uniform is None or noise.uniform.shape != (steps, x.shape[0])):
             got = None if noise.uniform is None else list(noise.uniform.shape)
-            raise ValueError(f"noise.uniform must have shape {[steps, x.shape[0]]} for a kernel that rejects, got {got}")
+            raise ValueError(
+                f"noise.uniform must have shape {[steps, x.shape[0]]} for a kernel that rejects, got {got}"
+            )
 
     def _chains(self, eager: Eager, captured: bool | None) -> Eager | Captured:
         x, search = eager.state.x, eager.adaptation
