@@ -102,7 +102,7 @@ class AcceptanceWarning(UserWarning):
 
 
 def warn_of_acceptance(chains: Chains) -> None:
-    """Say what to change where chains of at least 20 steps never moved, or no proposal of 100 was rejected."""
+    """Say what to change where chains of at least 20 steps never moved, or none of 10 000 proposals was rejected."""
     if chains.acceptance is None:
         return
     total, at = chains.acceptance.numel(), f"step_size = {chains.step_size:.6g}"
@@ -114,7 +114,7 @@ def warn_of_acceptance(chains: Chains) -> None:
             AcceptanceWarning,
             stacklevel=3,
         )
-    if total * chains.steps >= 100 and bool((chains.acceptance == 1).all()):
+    if total * chains.steps >= 10_000 and bool((chains.acceptance == 1).all()):
         warnings.warn(
             f"acceptance is 1 for all of {total} chains over {chains.steps} steps at {at}: the chains move less than "
             "they could; take a larger step_size, or let a warm-up find it (warmup=500)",

@@ -55,7 +55,9 @@ class HMC(Kernel):
 
     Args:
         step_size: ε, in units of x.
-        leapfrog: L ≥ 1; a step costs L scores. The trajectory's length is L ε.
+        leapfrog: L ≥ 1; a step costs L scores. The trajectory's length is L ε. A direction of standard deviation ς
+            whose half period π ς divides it comes back to ±x and learns nothing (Neal 2011, section 3.2): go on from
+            the state with another L now and then.
 
     Raises:
         ValueError: a step size that is not positive and finite, or leapfrog below 1.

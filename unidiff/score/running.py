@@ -92,12 +92,13 @@ class Langevin:
 
     def _start(self, x: Tensor | State, generator: torch.Generator | None) -> State:
         at, velocity = (x.x, x.velocity) if isinstance(x, State) else (x, None)
-        self.target.check(at)
-        if self.kernel.has_velocity:
-            if velocity is None:
-                velocity = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
-            check_alike(x=at, velocity=velocity)
-        return self.kernel.start(self.target, at.detach(), velocity)
+        state = self.kernel.start(self.target, at.detach() if isinstance(at, Tensor) else at, velocity)
+        if not self.kernel.has_velocity:
+            return state
+        if velocity is None:
+            velocity = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
+        check_alike(x=at, velocity=velocity)
+        return replace(state, velocity=velocity)
 
     def _check_noise(self, noise: Noise | None, x: Tensor, steps: int, warmup: int) -> None:
         if noise is None:

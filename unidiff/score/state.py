@@ -104,11 +104,13 @@ class Kernel(ABC):
         check_positive("step_size", self.step_size)
 
     def start(self, law: Target, x: Tensor, velocity: Tensor | None = None) -> State:
-        """The state of chains at ``x`` ``[B, *E]``, with a ``velocity`` ``[B, *E]`` for kernels that have one."""
-        if self.metropolis:
-            score, log_prob = law.evaluate(x)
-            return State(x, score, log_prob)
-        return State(x, law.score(x), velocity=velocity if self.has_velocity else None)
+        """The state of chains at ``x`` ``[B, *E]``, with a ``velocity`` ``[B, *E]`` for kernels that have one.
+
+        Raises:
+            ValueError, TypeError: as :meth:`~unidiff.score.target.Target.begin`.
+        """
+        score, log_prob = law.begin(x)
+        return State(x, score, log_prob if self.metropolis else None, velocity if self.has_velocity else None)
 
     @abstractmethod
     def step(

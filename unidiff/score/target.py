@@ -86,16 +86,20 @@ class Target:
         """
         at = _at("energy", energy, t)
 
-        def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+        def differentiate(x: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 value = at(x)
                 _check_energy(value, x)
                 # Seeding with −1 spares the sum before and the sign after.
                 (score,) = torch.autograd.grad(value, x, torch.full_like(value, -1.0))
+            return score, value
+
+        def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+            score, value = differentiate(x)
             return score, -value.detach()
 
-        return Target(lambda x: evaluate(x)[0], evaluate, "energy")
+        return Target(lambda x: differentiate(x)[0], evaluate, "energy")
 
     @staticmethod
     def from_core(
@@ -129,8 +133,8 @@ class Target:
         shape = core.event_shape
         return Target(score, lambda x: (score(x), None), "core", shape, check_count("panels", panels))
 
-    def check(self, x: Tensor) -> None:
-        """Refuse chains ``x`` that cannot start here; asks the law once.
+    def begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The law at the start ``x`` ``[B, *E]`` of chains, as :attr:`evaluate`, if they can start there.
 
         Raises:
             TypeError: x, or what the law returns, is no floating-point tensor.
@@ -147,6 +151,7 @@ class Target:
         if log_prob is not None:
             _check_answer(f"the log-density of the {self.name}", log_prob, x, [x.shape[0]])
             check_finite(f"the log-density of the {self.name} at x", log_prob)
+        return score, log_prob
 
 
 def _at(argument: str, function: Function, t: Time | None) -> Function:
