@@ -53,8 +53,7 @@ def test_predictor_corrector_lands_on_the_data(predictor, floor: float) -> None:
 def test_corrections_mend_a_coarse_predictor() -> None:
     truth = WORLD.sample(4000, seeded(7))
     bare, mended = (
-        sliced_w1(predictor_corrector(core(), 4000, steps=12, corrections=m, generator=seeded()), truth)
-        for m in (0, 8)
+        sliced_w1(predictor_corrector(core(), 4000, steps=12, corrections=m, generator=seeded()), truth) for m in (0, 8)
     )
     assert mended < 0.6 * bare
 
@@ -115,7 +114,11 @@ def test_steps_that_are_too_long_end_in_a_named_divergence() -> None:
         (annealed_langevin, {"levels": 1}, "levels must be an integer of at least 2"),
         (annealed_langevin, {"steps": 0}, "steps must be an integer of at least 1"),
         (annealed_langevin, {"step_size": 0.0}, "step_size must be positive"),
-        (annealed_langevin, {"log_snr": (3.0, -3.0)}, "log_snr must rise from the first level to the last, got 3 to -3"),
+        (
+            annealed_langevin,
+            {"log_snr": (3.0, -3.0)},
+            "log_snr must rise from the first level to the last, got 3 to -3",
+        ),
         (annealed_langevin, {"log_snr": (-90.0, 3.0)}, r"log_snr must lie in \[-15"),
         (annealed_langevin, {"noise": torch.zeros(3, 1, 4, 2)}, r"noise must have shape \[500, 1, 4, 2\]"),
         (annealed_langevin, {"n": None, "x": torch.zeros(2, 3)}, r"x must have shape \[B, 2\]"),

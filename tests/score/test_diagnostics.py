@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from unidiff.score import AcceptanceWarning, HMC, MALA, ULA, Target, langevin
+from unidiff.score import HMC, MALA, ULA, AcceptanceWarning, Target, langevin
 
 STANDARD = Target.from_energy(lambda x: 0.5 * x.square().sum(1))
 

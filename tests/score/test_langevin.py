@@ -74,9 +74,7 @@ def test_keeping_states_changes_nothing_but_memory(kernel: Kernel) -> None:
     torch.testing.assert_close(then.x, whole.x, rtol=1e-12, atol=1e-12)
 
 
-@given(
-    step=st.floats(0.01, 0.5), friction=st.floats(0.1, 5.0), steps=st.integers(1, 40), seed=st.integers(0, 2**20)
-)
+@given(step=st.floats(0.01, 0.5), friction=st.floats(0.1, 5.0), steps=st.integers(1, 40), seed=st.integers(0, 2**20))
 def test_the_chains_are_those_of_a_plain_loop(step: float, friction: float, steps: int, seed: int) -> None:
     xi = torch.randn(steps, 6, 3, generator=seeded(seed), dtype=torch.float64)
     x = u = start()
@@ -108,6 +106,7 @@ def test_mala_accepts_by_the_textbook_ratio(step: float, seed: int) -> None:
     back = (x - y + step * y**3).square().sum(1) / (4 * step)
     ratio = 0.25 * (x**4 - y**4).sum(1) + there - back
     torch.testing.assert_close(move.log_accept, ratio, rtol=1e-9, atol=1e-9)
+    assert move.accepted is not None
     assert torch.equal(move.accepted, ratio > torch.log(torch.tensor(0.5)).double())
 
 

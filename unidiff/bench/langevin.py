@@ -67,11 +67,11 @@ def problems(device: torch.device) -> list[Problem]:
             Problem("double well, 64-D", double_well, 64, 10_000, 1000, 0.01),
         ]
     return [
-        Problem("8 Gaussians", mixture, 2, 100, 200, 0.01),
-        Problem("8 Gaussians", mixture, 2, 10_000, 20, 0.01),
-        Problem("double well", double_well, 2, 100, 200, 0.01),
-        Problem("double well", double_well, 2, 10_000, 50, 0.01),
-        Problem("double well, 64-D", double_well, 64, 1000, 50, 0.01),
+        Problem("8 Gaussians", mixture, 2, 100, 500, 0.01),
+        Problem("8 Gaussians", mixture, 2, 10_000, 60, 0.01),
+        Problem("double well", double_well, 2, 100, 500, 0.01),
+        Problem("double well", double_well, 2, 10_000, 200, 0.01),
+        Problem("double well, 64-D", double_well, 64, 1000, 100, 0.01),
     ]
 
 

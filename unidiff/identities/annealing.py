@@ -111,9 +111,6 @@ class PredictorAlone(Algebraic):
     source = "Song et al. 2021 (SDE), section 4.2"
     conditions = "any core; two steps"
 
-    def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64
-
     def sides(self, case: Case) -> Iterable[Sides]:
         core: Diffusion = case.core
         low, high = case.log_snr_range
@@ -137,9 +134,6 @@ class CorrectorLevel(Algebraic):
     views = ("core", "score")
     source = "Song et al. 2021 (SDE), algorithm 2"
     conditions = "any core; one step"
-
-    def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64
 
     def sides(self, case: Case) -> Iterable[Sides]:
         core: Diffusion = case.core

@@ -18,6 +18,7 @@ _GROUPS = (
     "truths",
     "scores",
     "flows",
+    "balance",
     "langevin",
     "annealing",
     "bounds",

@@ -45,7 +45,7 @@ def run_rows(
     """
     table = columns.to(x)
     rows = table.shape[0]
-    if x.is_cuda and noise is None and graph is not False:
+    if rows and x.is_cuda and noise is None and graph is not False:
         return _replayed(step, x, table, draws, generator, on_row)
     for row in range(rows):
         if noise is None:

@@ -49,5 +49,7 @@ def lent(own: torch.Generator, source: torch.Generator | None) -> Iterator[None]
     """``own``, which captures know, goes on from where ``source`` (torch's own, for None) stands, and back after."""
     lender = torch.cuda.default_generators[own.device.index or 0] if source is None else source
     own.set_state(lender.get_state())
-    yield
-    lender.set_state(own.get_state())
+    try:
+        yield
+    finally:
+        lender.set_state(own.get_state())

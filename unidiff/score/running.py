@@ -165,7 +165,9 @@ def _walk(chains: Eager | Captured, kernel: Kernel, walk: _Walk, noise: Noise | 
             done += n
             if trace is not None and every is not None and done % every == 0:
                 trace[done // every - 1].copy_(chains.state.x)
-            if done % CHECK_EVERY == 0 or done == walk.steps:
+            # A finite sum has finite terms; a sum that overflows is looked at chain by chain, and may pass.
+            looked = done % CHECK_EVERY == 0 or done == walk.steps
+            if looked and not bool(torch.isfinite(chains.state.x.sum())):
                 kept = None if trace is None or every is None else trace[: done // every]
                 _check_finite(_result(chains, kernel, done, kept), walk.phase)
             walk.on_done(done)

@@ -86,13 +86,20 @@ class Target:
         """
         at = _at("energy", energy, t)
 
+        # −1 for each chain: seeding with it spares the sum before and the sign after. Made once and kept, since captured
+        # steps go on reading it.
+        seeds: dict[object, Tensor] = {}
+
         def differentiate(x: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 value = at(x)
-                _check_energy(value, x)
-                # Seeding with −1 spares the sum before and the sign after.
-                (score,) = torch.autograd.grad(value, x, torch.full_like(value, -1.0))
+                seed = seeds.get((x.shape[0], x.dtype, x.device))
+                if seed is None:
+                    _check_energy(value, x)
+                    seed = torch.full_like(value, -1.0, requires_grad=False)
+                    seeds[x.shape[0], x.dtype, x.device] = seed
+                (score,) = torch.autograd.grad(value, x, seed)
             return score, value
 
         def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,13 +151,13 @@ class Target:
         check_state("x", x, self.event_shape)
         if x.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"x must be float32 or wider (a chain's state is never half precision), got {x.dtype}")
-        check_finite("x", x)
+        _check_finite("x", x)
         score, log_prob = self.evaluate(x)
         _check_answer(f"the score of the {self.name}", score, x, list(x.shape))
-        check_finite(f"the score of the {self.name} at x", score)
+        _check_finite(f"the score of the {self.name} at x", score)
         if log_prob is not None:
             _check_answer(f"the log-density of the {self.name}", log_prob, x, [x.shape[0]])
-            check_finite(f"the log-density of the {self.name} at x", log_prob)
+            _check_finite(f"the log-density of the {self.name} at x", log_prob)
         return score, log_prob
 
 
@@ -164,12 +171,17 @@ def _at(argument: str, function: Function, t: Time | None) -> Function:
 
 
 def _check_energy(value: Any, x: Tensor) -> None:
-    # Reads shapes and flags only, which costs the loop nothing and never waits for a GPU.
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"energy must have shape [{x.shape[0]}], one number for each chain, got {got}")
     if not value.requires_grad:
         raise ValueError("energy must depend on x by differentiable torch operations, got a constant of x")
+
+
+def _check_finite(argument: str, value: Tensor) -> None:
+    # A finite sum has finite terms; only where it is not are they looked at one by one, which costs several passes.
+    if not bool(torch.isfinite(value.sum())):
+        check_finite(argument, value)
 
 
 def _check_answer(what: str, value: Any, x: Tensor, shape: list[int]) -> None:

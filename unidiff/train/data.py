@@ -152,7 +152,7 @@ def _digits(dtype: torch.dtype) -> Dataset:
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)
-    return _bytes(np.asarray(pixels).reshape(-1, 1, 8, 8), target, "digits", 16, dtype)
+    return _bytes(np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(target), "digits", 16, dtype)
 
 
 def _npz(path: Path, split: Split, dtype: torch.dtype) -> Dataset:
