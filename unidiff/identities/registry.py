@@ -18,6 +18,9 @@ _GROUPS = (
     "truths",
     "scores",
     "flows",
+    "balance",
+    "langevin",
+    "annealing",
     "bounds",
     "training",
 )

@@ -1,0 +1,134 @@
+"""Annealed Langevin and predictor–corrector: they land on the data, on any core, and refuse what cannot run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import unidiff as ud
+from unidiff.core import networks
+from unidiff.score import Divergence, annealed_langevin, predictor_corrector
+from unidiff.score.corrector import PREDICTORS
+from unidiff.worlds import OracleDenoiser, library
+
+WORLD = library.eight_gaussians()
+
+
+def core(schedule: str = "cosine", world=WORLD) -> ud.Diffusion:
+    return ud.Diffusion(ud.Schedule.named(schedule), OracleDenoiser(world))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sliced_w1(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The sliced Wasserstein-1 distance over 64 directions."""
+    angle = torch.arange(64, dtype=torch.float64) * math.pi / 64
+    axes = torch.stack([angle.cos(), angle.sin()])
+    one, two = ((v.double() @ axes).sort(0).values for v in (x, y))
+    return float((one - two).abs().mean())
+
+
+@pytest.fixture(scope="module")
+def floor() -> float:
+    """The mean distance between two exact sets of 4000."""
+    return sum(sliced_w1(WORLD.sample(4000, seeded(k)), WORLD.sample(4000, seeded(100 + k))) for k in range(8)) / 8
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "karras", "linear"])
+def test_annealed_langevin_lands_on_the_data(schedule: str, floor: float) -> None:
+    x = annealed_langevin(core(schedule), 4000, generator=seeded(), dtype=torch.float64)
+    assert sliced_w1(x, WORLD.sample(4000, seeded(7))) < 1.5 * floor
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_predictor_corrector_lands_on_the_data(predictor, floor: float) -> None:
+    x = predictor_corrector(core(), 4000, predictor=predictor, generator=seeded(), dtype=torch.float64)
+    assert sliced_w1(x, WORLD.sample(4000, seeded(7))) < 1.5 * floor
+
+
+def test_corrections_mend_a_coarse_predictor() -> None:
+    truth = WORLD.sample(4000, seeded(7))
+    bare, mended = (
+        sliced_w1(predictor_corrector(core(), 4000, steps=12, corrections=m, generator=seeded()), truth) for m in (0, 8)
+    )
+    assert mended < 0.6 * bare
+
+
+def test_denoising_takes_the_last_levels_noise_off() -> None:
+    subject, ends = core("karras"), (-4.0, 4.0)
+    noisy, clean = (
+        annealed_langevin(subject, 200, levels=20, log_snr=ends, denoise=d, generator=seeded(), dtype=torch.float64)
+        for d in (False, True)
+    )
+    assert torch.allclose(clean, subject.predict(noisy, subject.schedule.time(4.0)).x0)
+
+
+@pytest.mark.parametrize("run", [annealed_langevin, predictor_corrector])
+def test_a_class_is_kept(run) -> None:
+    subject = core()
+    label = torch.arange(8).repeat(50)
+    x = run(subject, 400, condition=label, generator=seeded(), dtype=torch.float64)
+    assert (torch.cdist(x, WORLD.means).argmin(1) == label).double().mean() > 0.99
+    guided = run(subject, 400, condition=label, guidance=2.0, generator=seeded(), dtype=torch.float64)
+    assert not torch.allclose(guided, x)
+
+
+@pytest.mark.parametrize("run", [annealed_langevin, predictor_corrector])
+def test_same_seed_same_bits_and_a_network_is_as_good_a_core(run) -> None:
+    torch.manual_seed(0)
+    network = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(networks.MLP(2, width=8, depth=1), (2,), "v"))
+    draws = [run(network, 8, steps=3, generator=seeded(s)) for s in (1, 1, 2)]
+    assert draws[0].dtype == torch.float32
+    assert not draws[0].requires_grad
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_progress_is_told() -> None:
+    for run, total in ((lambda f: annealed_langevin(core(), 4, levels=3, steps=2, on_row=f), 6),
+                       (lambda f: predictor_corrector(core("linear"), 4, steps=5, on_row=f), 5)):  # fmt: skip
+        seen: list[tuple[int, int]] = []
+        run(lambda done, of, seen=seen: seen.append((done, of)))
+        assert seen == [(k + 1, total) for k in range(total)]
+
+
+def test_steps_that_are_too_long_end_in_a_named_divergence() -> None:
+    with pytest.raises(Divergence, match=r"8 of 8 chains are not finite after row 400 at step_size = 1e\+06") as caught:
+        annealed_langevin(core(), 8, levels=4, steps=100, step_size=1e6, generator=seeded())
+    assert caught.value.x.shape == (0, 2)
+    assert caught.value.chains is None
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        (annealed_langevin, {"n": None}, "give n or x, one of them"),
+        (annealed_langevin, {"x": torch.zeros(2, 2)}, "give n or x, one of them"),
+        (annealed_langevin, {"n": 0}, "n must be an integer of at least 1"),
+        (annealed_langevin, {"levels": 1}, "levels must be an integer of at least 2"),
+        (annealed_langevin, {"steps": 0}, "steps must be an integer of at least 1"),
+        (annealed_langevin, {"step_size": 0.0}, "step_size must be positive"),
+        (
+            annealed_langevin,
+            {"log_snr": (3.0, -3.0)},
+            "log_snr must rise from the first level to the last, got 3 to -3",
+        ),
+        (annealed_langevin, {"log_snr": (-90.0, 3.0)}, r"log_snr must lie in \[-15"),
+        (annealed_langevin, {"noise": torch.zeros(3, 1, 4, 2)}, r"noise must have shape \[500, 1, 4, 2\]"),
+        (annealed_langevin, {"n": None, "x": torch.zeros(2, 3)}, r"x must have shape \[B, 2\]"),
+        (annealed_langevin, {"dtype": torch.float16}, "x must be float32 or wider"),
+        (predictor_corrector, {"predictor": "heun"}, "unknown predictor 'heun'"),
+        (predictor_corrector, {"corrections": -1}, "corrections must be an integer of at least 0"),
+        (predictor_corrector, {"snr": 0.0}, "snr must be positive"),
+        (predictor_corrector, {"steps": 0}, "steps must be an integer of at least 1"),
+        (predictor_corrector, {"noise": torch.zeros(3, 1, 4, 2)}, r"noise must have shape \[100, 2, 4, 2\]"),
+        (predictor_corrector, {"guidance": 2.0}, "guidance needs a condition"),
+    ],
+)
+def test_bad_requests_are_refused(run, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(core(), **{"n": 4, **options})

@@ -1,0 +1,152 @@
+r"""Item 18, the annealed samplers: what they are on Gaussian data, and what they share with the core's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.grid import TimeGrid
+from unidiff.core.sampling import Sampler
+from unidiff.identities.case import Case
+from unidiff.identities.laws import Algebraic, Sides
+from unidiff.identities.registry import register
+from unidiff.score.annealed import annealed_langevin
+from unidiff.score.corrector import PREDICTORS, correct, predictor_corrector
+from unidiff.worlds import Gaussian
+
+
+@register
+class AnnealedGaussian(Algebraic):
+    """The law that the sampler leaves on Gaussian data, from unit vectors, against the recursion in y = x/α.
+
+    κ: the condition of the coldest law, (largest variance)/(smallest), times the size of what is compared.
+    """
+
+    name = "annealed-langevin-gaussian"
+    statement = r"y\leftarrow y+\tfrac12\alpha_i\nabla\log q_{\rho_i}(y)+\sqrt{\alpha_i}\,\xi,\quad" + (
+        r"\alpha_i=\varepsilon\rho_i^2/\rho_L^2"
+    )
+    views = ("score",)
+    source = "Song & Ermon 2019, algorithm 1; IDENTITIES item 7"
+    conditions = "Gaussian data, the exact denoiser"
+    subject = "optimal"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian) and case.exact
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        levels, steps, kappa = 4, 2, 0.3
+        low, high = case.log_snr_range
+        ends = (max(low, -3.0), min(high, 3.0))
+        dim, rows = case.dim, levels * steps
+        eye = torch.eye(dim, dtype=case.dtype, device=case.device)
+        x = torch.cat([torch.zeros_like(eye[:1]), eye, torch.zeros(rows * dim, dim).to(eye)])
+        noise = torch.zeros(rows, 1, len(x), dim).to(eye)
+        for row in range(rows):
+            noise[row, 0, 1 + dim * (row + 1) : 1 + dim * (row + 2)] = eye
+        out = annealed_langevin(
+            case.core, levels=levels, steps=steps, step_size=kappa, log_snr=ends, x=x, noise=noise, graph=False
+        )
+        mean, covariance, last = self._recursion(case, ends, levels, steps, kappa)
+        columns = out[1:] - out[0]
+        values = torch.linalg.eigvalsh(case.world.covariance.to(torch.float64) + torch.eye(dim).to(covariance) * last)
+        size = values[-1] / values[0]
+        yield Sides(columns.T @ columns, covariance, size * covariance.abs().max())
+        yield Sides(out[0], mean, size * (1 + mean.abs().max()))
+
+    def _recursion(
+        self, case: Case, ends: tuple[float, float], levels: int, steps: int, kappa: float
+    ) -> tuple[Tensor, Tensor, float]:
+        """Mean and covariance of x at the last level, in float64, and ρ_L²."""
+        data, m = case.world.covariance.to(torch.float64), case.world.mean.to(torch.float64)
+        eye = torch.eye(case.dim).to(data)
+        places = torch.linspace(*ends, levels, dtype=torch.float64, device=case.device)
+        scale = case.schedule.alpha(case.schedule.time(places)).detach()
+        covariance, mean = eye / scale[0] ** 2, torch.zeros_like(m)
+        for rho2 in torch.exp(-places).tolist():
+            precision = torch.linalg.inv(data + rho2 * eye)
+            for _ in range(steps):
+                step = kappa * rho2
+                keep = eye - 0.5 * step * precision
+                mean = mean + 0.5 * step * precision @ (m - mean)
+                covariance = keep @ covariance @ keep + step * eye
+        return scale[-1] * mean, scale[-1] ** 2 * covariance, float(torch.exp(-places[-1]))
+
+
+@register
+class CorrectorRatio(Algebraic):
+    """The corrector's drift is r times its noise, in mean norm. Odd and even parts in ξ tell them apart. κ: ‖x‖ on top."""
+
+    name = "corrector-snr"
+    statement = r"E\|\delta g\|=r\,E\|\sqrt{2\delta}\,\xi\|"
+    views = ("score",)
+    source = "Song et al. 2021 (SDE), appendix G, algorithm 4"
+    conditions = "any score"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        prediction = case.prediction
+        x, score = case.xt, prediction.score.detach()
+        # On the scale of the score's own level: a batch over forty nats of log-SNR has one norm only.
+        sigma = case.expand(case.level.sigma)
+        x, score, noise = x / sigma, sigma * score, case.normal("corrector", *x.shape)
+        for snr in (0.05, 0.16):
+            there, back = (correct(x, score, xi, snr) - x for xi in (noise, -noise))
+            drift, diffusion = 0.5 * (there + back), 0.5 * (there - back)
+            left, right = (v.flatten(1).norm(dim=1).mean() for v in (drift, diffusion))
+            reach = x.flatten(1).norm(dim=1).mean() + snr * right
+            yield Sides(left, snr * right, reach)
+            yield Sides(diffusion / diffusion.norm(), noise / noise.norm(), reach / right + torch.zeros_like(x))
+
+
+@register
+class PredictorAlone(Algebraic):
+    """Without corrections the sampler is the core's own method, for every predictor. κ: the start's size, amplified."""
+
+    name = "predictor-is-sampler"
+    statement = r"\mathrm{PC}(M=0)=\mathrm{sampler}"
+    views = ("core", "score")
+    source = "Song et al. 2021 (SDE), section 4.2"
+    conditions = "any core; two steps"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        core: Diffusion = case.core
+        low, high = case.log_snr_range
+        places = torch.tensor([min(high, 2.0), max(low, -2.0)], dtype=torch.float64, device=case.device)
+        grid = TimeGrid([*case.schedule.time(places).detach().tolist(), 1.0])
+        n = min(case.batch, 8)
+        x = case.schedule.prior_std * case.noise[:n]
+        noise = case.normal("predictor", grid.steps, 1, *x.shape)
+        for method in PREDICTORS:
+            own = Sampler(core, grid, method, graph=False)(x, noise=noise[:, 0])
+            found = predictor_corrector(core, predictor=method, corrections=0, grid=grid, x=x, noise=noise, graph=False)
+            yield Sides(found, own, (own.abs().max() + x.abs().max()) * torch.ones_like(own) * case.dim)
+
+
+@register
+class CorrectorLevel(Algebraic):
+    """A correction is made at the level that the predictor has reached, with the score there. κ: as before, and σ‖g‖."""
+
+    name = "corrector-level"
+    statement = r"\mathrm{PC}(M=1)=\mathrm{correct}_s\circ\mathrm{predict}_{t	o s}"
+    views = ("core", "score")
+    source = "Song et al. 2021 (SDE), algorithm 2"
+    conditions = "any core; one step"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        core: Diffusion = case.core
+        low, high = case.log_snr_range
+        s = float(case.schedule.time(0.5 * (max(low, -4.0) + min(high, 4.0))).detach())
+        grid = TimeGrid([s, 1.0])
+        n = min(case.batch, 8)
+        x = case.schedule.prior_std * case.noise[:n]
+        noise = case.normal("corrector level", 1, 2, *x.shape)
+        own = Sampler(core, grid, "ancestral", graph=False)(x, noise=noise[:, 0])
+        score = core.predict(own, s).score.detach()
+        found = predictor_corrector(
+            core, predictor="ancestral", corrections=1, snr=0.16, grid=grid, x=x, noise=noise, graph=False
+        )
+        reach = own.abs().max() + x.abs().max() + score.norm() / score.abs().max()
+        yield Sides(found, correct(own, score, noise[0, 1], 0.16), reach * torch.ones_like(own) * case.dim)

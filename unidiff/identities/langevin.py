@@ -1,0 +1,224 @@
+r"""Items 18 and 19: what each Langevin kernel leaves as it is, measured on the kernels' own steps.
+
+On Gaussian laws a kernel without rejection is an affine map of its state and its noise, so what it does to a covariance
+is had exactly from unit vectors. On others a step of ULA keeps an expectation to first order in δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import right_expand
+from unidiff.identities.balance import noised
+from unidiff.identities.case import Case
+from unidiff.identities.laws import Algebraic, MonteCarlo, Order, Quadrature, Sides
+from unidiff.identities.registry import register
+from unidiff.identities.truths import log_prob_kappa
+from unidiff.score.path import log_ratio
+from unidiff.score.state import State
+from unidiff.score.target import Target
+from unidiff.score.unadjusted import BAOAB, ULA, langevin_step
+from unidiff.worlds import Gaussian, GaussianMixture
+from unidiff.worlds.world import World
+
+
+def gaussian_levels(case: Case) -> Iterable[Gaussian]:
+    """The noised law of a Gaussian world at three levels, one law each."""
+    low, high = case.log_snr_range
+    for place in (max(low, -2.0), 0.0, min(high, 2.0)):
+        level = case.schedule.level_at(place, case.x0)
+        yield case.world.diffuse(level.alpha.detach(), level.sigma.detach())  # pyright: ignore
+
+
+class _Stationary(Algebraic):
+    """Σ after one step from Σ, against Σ; κ: the largest variance times the condition of the law."""
+
+    views = ("score", "thermo")
+    subject = "schedule"
+    conditions = "Gaussian data"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian)
+
+
+@register
+class UlaVariance(_Stationary):
+    """Item 18: ULA's stationary law is not the target. On N(m, C): C(I − ½δC⁻¹)⁻¹."""
+
+    name = "ula-stationary-variance"
+    statement = r"v_\mathrm{ULA}=\frac{v}{1-\delta/(2v)}"
+    source = "Roberts & Tweedie 1996, section 1.4; Wibisono 2018, example 1"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        for law in gaussian_levels(case):
+            eigenvalues = torch.linalg.eigvalsh(law.covariance)
+            for share in (0.1, 1.0):
+                delta = share * float(eigenvalues[0])
+                precision = torch.linalg.inv(law.covariance.to(torch.float64))
+                stationary = torch.linalg.inv(precision - 0.5 * delta * precision @ precision).to(case.dtype)
+                eye, root = torch.eye(law.dim).to(stationary), torch.linalg.cholesky(stationary)
+                x = law.mean + torch.cat([torch.zeros_like(eye[:1]), root.T, torch.zeros_like(eye)])
+                noise = torch.cat([torch.zeros(1 + law.dim, law.dim).to(eye), eye])
+                target, kernel = Target.of(law), ULA(delta)
+                out = kernel.step(target, kernel.start(target, x), delta, noise).state.x
+                yield Sides(*_columns(out, stationary), _size(law, stationary))
+
+
+@register
+class BaoabVariance(_Stationary):
+    """Item 18's analogue: BAOAB keeps N(m, C) in x exactly, and N(0, I − ¼h²C⁻¹) in the velocity, at any friction."""
+
+    name = "baoab-stationary-variance"
+    statement = r"x\sim N(0,v),\quad u\sim N\!\left(0,1-\frac{h^2}{4v}\right)"
+    source = "Leimkuhler & Matthews 2013, section III"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        for law in gaussian_levels(case):
+            step = float(torch.linalg.eigvalsh(law.covariance)[0].sqrt())
+            eye = torch.eye(law.dim).to(law.mean)
+            precision = torch.linalg.inv(law.covariance.to(torch.float64)).to(law.mean)
+            velocity = eye - 0.25 * step**2 * precision
+            whole = torch.block_diag(law.covariance, velocity)
+            root = torch.linalg.cholesky(whole).T
+            zero = torch.zeros_like(eye)
+            x = law.mean + torch.cat([zero[:1], root[:, : law.dim], zero])
+            u = torch.cat([zero[:1], root[:, law.dim :], zero])
+            noise = torch.cat([zero[:1], zero, zero, eye])
+            for friction in (0.3, 4.0):
+                target, kernel = Target.of(law), BAOAB(step, friction)
+                end = kernel.step(target, kernel.start(target, x, u), step, noise).state
+                out = torch.cat([end.x, end.velocity], 1)  # pyright: ignore
+                yield Sides(*_columns(out, whole), _size(law, whole))
+
+
+def _columns(out: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    columns = out[1:] - out[0]
+    return columns.T @ columns, covariance
+
+
+def _size(law: Gaussian, covariance: Tensor) -> Tensor:
+    values = torch.linalg.eigvalsh(law.covariance)
+    return covariance.abs().max() * (values[-1] / values[0]) + law.mean.abs().max() * covariance.abs().max().sqrt()
+
+
+@register
+class PathRatio(Quadrature):
+    """Metropolis from a score alone: the score's integral along a straight path is the difference of log-densities."""
+
+    name = "score-path-integral"
+    statement = r"\log q_t(y)-\log q_t(x)=\int_0^1 s(x+u(y-x))\cdot(y-x)\,\mathrm{d}u"
+    views = ("score", "ebm")
+    source = "the fundamental theorem of calculus; Sohl-Dickstein et al. 2015, section 2.3"
+    subject = "schedule"
+    refinements = (1, 2, 4, 8)
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        world, x, level = noised(case)
+        y = x + right_expand(2 * level.sigma / case.dim**0.5, x) * case.normal("path", *x.shape)
+        found, _ = log_ratio(world.score, x, world.score(x), y, world.score(y), n)
+        return found, world.log_prob(y) - world.log_prob(x)
+
+    def rounding(self, case: Case) -> float:
+        _, x, level = noised(case)
+        return 2 * case.eps * float(log_prob_kappa(case, x, level.alpha, level.sigma).max())
+
+
+@register
+class LangevinKeeps(MonteCarlo):
+    """Item 19 on any world: a ULA step on exact draws of q_t leaves E cos(a·x + b) as it is, as δ → 0.
+
+    δ = 2e-3 σ², far below where its O(δ²) would be heard; the mean over ξ is exact (Gauss–Hermite along a). Size: the
+    share of the noise alone, δ‖a‖²E|cos|, which the drift must undo.
+    """
+
+    name = "langevin-keeps-marginal"
+    statement = r"E\,\varphi\!\left(x+\delta s_t(x)+\sqrt{2\delta}\,\xi\right)=E\,\varphi(x)+O(\delta^2)"
+    views = ("score", "thermo")
+    source = "Roberts & Tweedie 1996, section 1.1; item 19"
+    conditions = "exact draws of q_t, log-SNR over [-3, 3]"
+    subject = "optimal"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        x, sigma = draws.xt, right_expand(draws.level.sigma, draws.xt)
+        delta = 2e-3 * sigma.square()
+        count = min(case.dim, 8)
+        axes = torch.linalg.qr(case.normal("axes", case.dim, count)).Q.T.reshape(count, *x.shape[1:])
+        state = State(x, draws.core_score)
+        idle = Target(torch.zeros_like, lambda x: (torch.zeros_like(x), None))
+        moved, size = torch.zeros_like(sigma.flatten()), torch.zeros_like(sigma.flatten())
+        for k, axis in enumerate(axes):
+            before = _wave(x, axis / sigma, k)
+            after = _noise_mean(
+                lambda xi, axis=axis, k=k: _wave(
+                    ULA(1.0).step(idle, state, delta, xi.expand_as(x)).state.x, axis / sigma, k
+                ),
+                axis,
+                4,
+            )
+            moved += (after - before) / (2e-3 * count)
+            size += before.abs() / count
+        return moved, size.mean()
+
+
+@register
+class LangevinOrder(Order):
+    """Item 19, its order: one ULA step moves E cos(a·x + b) over q_t by O(δ²). All expectations by Gauss–Hermite."""
+
+    name = "langevin-step-order"
+    statement = r"E_{q_t}\!\left[\varphi(x')-\varphi(x)\right]=O(\delta^2)"
+    views = ("score", "thermo")
+    source = "item 19"
+    conditions = "a Gaussian or a mixture in up to three dimensions"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return case.dtype == torch.float64 and case.dim <= 3 and isinstance(case.world, (Gaussian, GaussianMixture))
+
+    def errors(self, case: Case) -> tuple[list[float], list[float], float]:
+        level = case.schedule.level_at(0.0, case.x0)
+        law: World = case.world.diffuse(level.alpha.detach(), level.sigma.detach())
+        x, weights = _nodes(law, 32 if case.dim <= 2 else 16)
+        axis = torch.linspace(1.0, 0.4, case.dim).to(x)
+        axis, slope = axis / axis.norm(), 0.9 * axis / float(law.variance.mean().sqrt())
+        before = (weights * _wave(x, slope, 1)).sum()
+        score, steps, errors = law.score(x), [], []
+        for k in range(4):
+            delta = 0.1 * float(level.sigma.detach()) ** 2 / 2**k
+            after = _noise_mean(
+                lambda xi, delta=delta: _wave(langevin_step(x, score, delta, xi.expand_as(x)), slope, 1), axis, 8
+            )
+            steps.append(delta)
+            errors.append(abs(float((weights * after).sum() - before)))
+        return steps, errors, 2.0
+
+
+def _wave(x: Tensor, slope: Tensor, k: int) -> Tensor:
+    return torch.cos((slope * x).flatten(1).sum(1) + 0.7 * k)
+
+
+def _hermite(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return torch.from_numpy(nodes).to(like), torch.from_numpy(weights / weights.sum()).to(like)
+
+
+def _noise_mean(value, axis: Tensor, count: int) -> Tensor:  # noqa: ANN001 - a function of the noise
+    """E over ξ ~ N(0, I) of a function that hears ξ along the unit vector ``axis`` alone."""
+    nodes, weights = _hermite(count, axis)
+    return torch.stack([w * value(z * axis) for z, w in zip(nodes, weights, strict=True)]).sum(0)
+
+
+def _nodes(law: World, count: int) -> tuple[Tensor, Tensor]:
+    """Nodes ``[n, D]`` and weights ``[n]`` of an expectation over a Gaussian or a mixture."""
+    like = law.mean
+    line, weight = _hermite(count, like)
+    grid = torch.cartesian_prod(*[line] * law.dim).reshape(-1, law.dim)
+    weights = torch.cartesian_prod(*[weight] * law.dim).reshape(-1, law.dim).prod(1)
+    if isinstance(law, GaussianMixture):
+        points = law.components.sample(grid[:, None])
+        return points.flatten(0, 1), (weights[:, None] * law.weights).flatten()
+    return law.normals.sample(grid), weights  # pyright: ignore

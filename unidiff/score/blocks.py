@@ -1,0 +1,138 @@
+r"""A block: some steps of one kernel from one state, with all of their draws made at once.
+
+:class:`Eager` runs it as it stands; :class:`Captured` replays the same block as a CUDA graph on registers of its own.
+The arithmetic is :meth:`Eager.block` in both.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from unidiff.score.adaptation import DualAveraging
+from unidiff.score.replay import Replay, lent
+from unidiff.score.state import Kernel, Noise, State
+from unidiff.score.target import Target
+
+# A leapfrog whose energy is off by more than this has left its level set (Betancourt 2017, section 6.2; Stan's own).
+DIVERGENT = 1000.0
+
+
+class Eager:
+    """The chains of one phase of a run.
+
+    Attributes:
+        state: where they are.
+        tally: ``[4, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge, divergent, and
+            |path error| (NaN where the law's own log-density was used); else ``[0, B]``.
+        adaptation: the warm-up's search for a step size, or None.
+    """
+
+    def __init__(
+        self,
+        law: Target,
+        kernel: Kernel,
+        state: State,
+        generator: torch.Generator | None,
+        adaptation: DualAveraging | None = None,
+    ) -> None:
+        self.law, self.kernel, self.state = law, kernel, state
+        self.generator, self.adaptation = generator, adaptation
+        self.tally = state.x.new_zeros((4 if kernel.metropolis else 0, state.x.shape[0]))
+
+    def prepare(self, lengths: set[int]) -> None:
+        """Nothing to prepare."""
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Draws come from the generator itself."""
+        return nullcontext()
+
+    def block(self, n: int, noise: Noise | None = None) -> None:
+        """``n`` steps, with ``noise`` of n rows in the place of draws."""
+        x, kernel, law = self.state.x, self.kernel, self.law
+        if noise is None:
+            noise = self._draw(n, x)
+        uniform = [None] * n if noise.uniform is None else noise.uniform.unbind()
+        step_size: float | Tensor = kernel.step_size
+        for xi, u in zip(noise.normal.unbind(), uniform, strict=True):
+            if self.adaptation is not None:
+                step_size = self.adaptation.step_size
+            move = kernel.step(law, self.state, step_size, xi, u)
+            self.state = move.state
+            if move.log_accept is not None and move.accepted is not None:
+                self._count(move.accepted, move.log_accept, move.path_error)
+
+    def _draw(self, n: int, x: Tensor) -> Noise:
+        normal = torch.randn((n, *x.shape), generator=self.generator, dtype=x.dtype, device=x.device)
+        if not self.kernel.metropolis:
+            return Noise(normal)
+        return Noise(normal, torch.rand((n, x.shape[0]), generator=self.generator, dtype=x.dtype, device=x.device))
+
+    def _count(self, accepted: Tensor, log_accept: Tensor, path_error: Tensor | None) -> None:
+        if self.adaptation is not None:
+            self.adaptation.update(log_accept)
+        error = log_accept.abs()
+        divergent = error > DIVERGENT
+        path_error = torch.full_like(error, torch.nan) if path_error is None else path_error.abs()
+        steady = torch.where(divergent, 0.0, torch.stack([error, path_error]))
+        self.tally[0].add_(accepted)
+        self.tally[1::2].add_(steady)
+        self.tally[2].add_(divergent)
+
+
+class Captured:
+    """An :class:`Eager` on registers of its own, each length of block a CUDA graph. Its draws follow ``source``."""
+
+    def __init__(self, chains: Eager) -> None:
+        x = chains.state.x
+        self.state = chains.state.clone()
+        self.own = torch.Generator(device=x.device)
+        adaptation = None
+        if chains.adaptation is not None:
+            adaptation = DualAveraging(chains.kernel.step_size, chains.adaptation.acceptance, x)
+        self.eager = Eager(chains.law, chains.kernel, self.state, self.own, adaptation)
+        self.source: torch.Generator | None = None
+        self._graphs: dict[int, Replay] = {}
+
+    @property
+    def tally(self) -> Tensor:
+        """As :class:`Eager`'s."""
+        return self.eager.tally
+
+    @property
+    def adaptation(self) -> DualAveraging | None:
+        """As :class:`Eager`'s."""
+        return self.eager.adaptation
+
+    def load(self, chains: Eager) -> None:
+        """Begin where ``chains``, which have not moved yet, are."""
+        self.source = chains.generator
+        for register, value in zip(self._registers(self), self._registers(chains), strict=True):
+            register.copy_(value)
+
+    def prepare(self, lengths: set[int]) -> None:
+        """Capture the blocks that are still missing."""
+        for n in sorted(lengths - set(self._graphs)):
+            self._graphs[n] = Replay(lambda n=n: self._work(n), self._registers(self), self.own)
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """The captures' own generator goes on from where the source stands, and the source from there."""
+        return lent(self.own, self.source)
+
+    def block(self, n: int, noise: Noise | None = None) -> None:
+        """``n`` steps, one launch; a replay makes its own draws, so ``noise`` must be None."""
+        assert noise is None
+        self._graphs[n]()
+
+    def _work(self, n: int) -> None:
+        self.eager.state = self.state
+        self.eager.block(n)
+        for register, value in zip(self.state.tensors(), self.eager.state.tensors(), strict=True):
+            register.copy_(value)
+
+    @staticmethod
+    def _registers(chains: Eager | Captured) -> list[Tensor]:
+        search = () if chains.adaptation is None else chains.adaptation.registers
+        return [*chains.state.tensors(), chains.tally, *search]
