@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ class Target:
         if isinstance(law, Target):
             return law
         if isinstance(law, World):
-            return Target(law.score, lambda x: (law.score(x), law.log_prob(x)), "world", law.event_shape)
+            score, log_prob = partial(law.score, check=False), partial(law.log_prob, check=False)
+            return Target(score, lambda x: (score(x), log_prob(x)), "world", law.event_shape)
         if isinstance(law, Diffusion):
             raise TypeError("target must say at which time: Target.from_core(core, t), got a bare Diffusion")
         if callable(law):

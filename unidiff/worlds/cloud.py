@@ -150,13 +150,14 @@ class PointCloud(World):
         a, s = noise_scales(alpha, sigma, self)
         return self.of(self.points, self.log_weights, a * self.alpha, torch.hypot(a * self.sigma, s))
 
-    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale) -> Self:
+    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Self:
         """The law on the points given α x + σ ε = ``xt`` ``[B, *E]``; its ``log_weights`` are ``[B, N]``.
 
         Raises:
             ValueError: as in :meth:`World.posterior`; σ = 0, where it is a point or nothing; a law already noised.
         """
-        check_query("xt", xt, self)
+        if check:
+            check_query("xt", xt, self)
         a, s = noise_scales(alpha, sigma, self, xt.shape[0])
         self._check_noiseless("posterior")
         if s.device.type == "cpu" and bool((s == 0).any()):

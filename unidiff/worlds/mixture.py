@@ -135,9 +135,10 @@ class GaussianMixture(World):
         a, s = _columns(*noise_scales(alpha, sigma, self))
         return self.of(self.log_weights, self.components.diffuse(a, s))
 
-    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale) -> Self:
+    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Self:
         """The mixture of x given α x + σ ε = ``xt`` ``[B, D]``; its ``log_weights`` ``[B, K]`` are the responsibilities."""
-        check_query("xt", xt, self)
+        if check:
+            check_query("xt", xt, self)
         a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
         components, evidence = self.components.bayes(xt[:, None], a, s)
         return self.of(torch.log_softmax(self.log_weights + evidence, -1), components)

@@ -96,24 +96,26 @@ class World(ABC):
     def covariance(self) -> Tensor:
         """Cov[x] of the flattened datum, ``[D, D]``, in x² units."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """The log density at ``x`` ``[B, *E]``, in nats, ``[B]``.
+    def log_prob(self, x: Tensor, check: bool = True) -> Tensor:
+        """The log density at ``x`` ``[B, *E]``, in nats, ``[B]``. Loops that may diverge trust x: ``check=False``.
 
         Raises:
-            ValueError: x does not fit the world, or the law has no density (a point cloud without noise).
+            ValueError: x does not fit the world or is not finite, or the law has no density (a cloud without noise).
         """
-        check_query("x", x, self)
-        self._check_density()
+        if check:
+            check_query("x", x, self)
+            self._check_density()
         return self._log_prob(x)
 
-    def score(self, x: Tensor) -> Tensor:
-        """∇ log p at ``x`` ``[B, *E]``, in closed form, ``[B, *E]``, in units of 1/x.
+    def score(self, x: Tensor, check: bool = True) -> Tensor:
+        """∇ log p at ``x`` ``[B, *E]``, in closed form, ``[B, *E]``, in units of 1/x; ``check`` as in :meth:`log_prob`.
 
         Raises:
-            ValueError: x does not fit the world, or the law has no density (a point cloud without noise).
+            ValueError: as in :meth:`log_prob`.
         """
-        check_query("x", x, self)
-        self._check_density()
+        if check:
+            check_query("x", x, self)
+            self._check_density()
         return self._score(x)
 
     def sample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -138,11 +140,13 @@ class World(ABC):
         """
 
     @abstractmethod
-    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale) -> Self:
+    def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Self:
         """The law of x given α x + σ ε = ``xt`` ``[B, *E]``, a batch of B laws; alpha and sigma as in :meth:`diffuse`.
 
+        ``check`` as in :meth:`log_prob`.
+
         Raises:
-            ValueError: xt does not fit the world, or alpha and sigma as in :meth:`diffuse`.
+            ValueError: xt does not fit the world or is not finite, or alpha and sigma as in :meth:`diffuse`.
         """
 
     @abstractmethod
