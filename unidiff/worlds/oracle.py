@@ -50,7 +50,9 @@ class OracleDenoiser:
     def __call__(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
     ) -> Prediction:
-        """x̂_0 and the score at ``xt`` ``[B, *E]``, in its dtype (trusted: this runs inside loops); ``condition`` ``[B]`` and ``guidance`` as in Denoiser.
+        """x̂_0 and the score at ``xt`` ``[B, *E]``, in its dtype; ``condition`` ``[B]`` and ``guidance`` as in Denoiser.
+
+        The state is trusted: this runs inside loops.
 
         Raises:
             ValueError: a condition or guidance of a world without classes.
