@@ -18,6 +18,7 @@ _GROUPS = (
     "truths",
     "scores",
     "flows",
+    "readings",
     "bounds",
     "training",
 )

@@ -96,10 +96,10 @@ class ProbabilityFlow:
         return [levels[k] for k in range(len(angles))]
 
     def velocity(self, level: NoiseLevel) -> Field:
-        """dy/dθ at a level, a function of y ``[B, *E]``."""
-        scale = state_scale(level)
+        """dy/dθ at a level (one, or ``[B]`` of them), a function of y ``[B, *E]``."""
 
         def field(y: Tensor) -> Tensor:
+            scale = right_expand(state_scale(level), y)
             return self.core.denoiser(scale * y, level, self.condition, self.guidance).v / scale
 
         return field

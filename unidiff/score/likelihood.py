@@ -64,7 +64,8 @@ class Likelihood:
         prior_error: what that prior costs, ``[B]``: log q_1(x_1) − log N(x_1) (to be added) if ``prior_law`` is
             "exact"; KL(q(x_1|x) ‖ N), whose mean bounds the mean cost, if it is "bound".
         prior_law: which of the two.
-        solver_error: the change under a coarser solution, scaled by the order where steps are even, ``[B]``.
+        solver_error: the change under a coarser solution, scaled by the order where steps are even, ``[B]``; infinite
+            where none was made.
         probe_error: standard error of the divergence's probes, ``[B]``; 0 if exact, infinite with one probe.
         code: x_1, ``[B, *E]``.
         evaluations: of the denoiser (each with its vjps), the coarser solution's included.
@@ -119,6 +120,7 @@ def likelihood(
     generator: torch.Generator | None = None,
     first: float | None = None,
     to_data: bool = True,
+    estimate: bool = True,
     condition: Tensor | None = None,
     guidance: float = 1.0,
 ) -> Likelihood:
@@ -131,6 +133,7 @@ def likelihood(
         solver, steps, tolerance: of :func:`unidiff.score.ode.solve`; neither of the last two means a tolerance of 1e-5.
         probes: K random probes of the divergence; None for the exact one, by D vjps an evaluation.
         probe, generator: their kind and source.
+        estimate: whether to solve a second time, coarser, so that the solver's error is known; half as dear again.
         first, to_data, condition, guidance: as :class:`~unidiff.score.flow.ProbabilityFlow`.
 
     Raises:
@@ -145,7 +148,7 @@ def likelihood(
     vectors = None if probes is None else draw_probes(probes, x, probe, generator)
     path = _Path(flow, x.detach().clone(), vectors, solver)
     gain, code = path.walk(steps, tolerance)
-    coarse, order = _coarser(steps, tolerance), ORDERS[solver]
+    coarse, order = _coarser(steps, tolerance) if estimate else None, ORDERS[solver]
     if coarse is None:
         solver_error = torch.full_like(gain[:, 0], math.inf)
     else:

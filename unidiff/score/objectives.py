@@ -72,7 +72,7 @@ def score_matching_loss(
             where λ or the weight is infinite, "explicit" without a world, probes below 1.
     """
     check_name("loss", kind, OBJECTIVES)
-    check_finite("x0", check_state("x0", x0, core.event_shape))
+    check_state("x0", x0, core.event_shape)
     if kind == "explicit" and world is None:
         raise ValueError("loss 'explicit' needs data with a known law: pass world=...")
     t = check_batched("t", check_time("t", t), x0)

@@ -31,9 +31,11 @@ from unidiff.train.checkpoint import Checkpoint, CheckpointError
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset, load_data, names
 from unidiff.train.journal import Journal
-from unidiff.train.loss import denoising_loss
+from unidiff.train.objective import training_loss
 from unidiff.train.order import DataOrder
 from unidiff.train.times import antithetic_times, finite_span
+from unidiff.train.toys import LAWS
+from unidiff.worlds import World
 
 CHANGEABLE = (
     "steps", "minutes", "out", "device", "log_every", "checkpoint_every", "tensorboard", "compile"
@@ -50,10 +52,12 @@ class Trainer:
         core: what to train; its network's parameters are updated in place, its schedule is left alone.
         data: in the shape of the core.
         config: :class:`~unidiff.train.TrainConfig`; of it, only what is not already built into ``core`` is read.
+        world: the data's law, for the loss "explicit"; None looks for it by the data's name.
         clock: seconds, for a budget in minutes and for speed.
 
     Raises:
-        ValueError: data that do not fit the core, or a core that cannot be saved although ``out`` is given.
+        ValueError: data that do not fit the core, a core that cannot be saved although ``out`` is given, or the loss
+            "explicit" for data of no known law.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Trainer:
         data: Dataset,
         config: TrainConfig,
         *,
+        world: World | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         network = checkpoints.network_of(core)
@@ -76,6 +81,9 @@ class Trainer:
         core.to(device=self.device, dtype=dtype)
         self.data = data.to(dtype, self.device)
         self.about_data = _describe_data(data)
+        self.world = _law(config, data, world)
+        if self.world is not None:
+            self.world = self.world.to(dtype, self.device)
         self.options = config.weighting_options(self.about_data["std"])
         self.conditional = isinstance(core.denoiser, Denoiser) and core.denoiser.num_classes is not None
         if self.conditional and self.data.labels is None:
@@ -203,14 +211,17 @@ class Trainer:
         group["lr"] = rate(config, self.step, self.progress)
         index = self.order.next(config.batch_size)
         x0, condition = self.data.x[index], self._condition(index)
-        loss = denoising_loss(
+        loss = training_loss(
             self.core,
             x0,
-            condition,
+            antithetic_times(config.batch_size, self.times, span=self.span),
+            config.loss,
             weighting=config.weighting,
             options=self.options,
+            condition=condition,
+            world=self.world,
+            probes=config.probes,
             generator=self.noise,
-            t=antithetic_times(config.batch_size, self.times, span=self.span),
             autocast=torch.bfloat16 if config.amp == "bf16" else None,
         )
         mean = loss.mean() / math.prod(self.data.event_shape)
@@ -295,6 +306,14 @@ def rate(config: TrainConfig, step: int, progress: float) -> float:
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     fall = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.decay == "cosine" else 1.0
     return config.lr * warm * fall
+
+
+def _law(config: TrainConfig, data: Dataset, world: World | None) -> World | None:
+    if config.loss != "explicit" or world is not None:
+        return world
+    if data.name not in LAWS:
+        raise ValueError(f"loss 'explicit' needs data of a known law ({', '.join(LAWS)}), or world=, got {data.name}")
+    return LAWS[data.name]()
 
 
 def _describe_data(data: Dataset) -> dict[str, Any]:
