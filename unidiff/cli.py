@@ -1,4 +1,4 @@
-"""The command line: ``unidiff verify``, ``unidiff train``, ``unidiff sample``.
+"""The command line: ``unidiff verify``, ``unidiff train``, ``unidiff sample``, ``unidiff likelihood``.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
 command was not understood, or asked for what cannot be: that is found out before any work.
@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from rich.console import Console
+
+from unidiff.commands.likelihood import LikelihoodOptions
 
 USAGE = 64
 INTERRUPTED = 130
@@ -154,10 +156,7 @@ def sample(options: SampleOptions) -> int:
         check_count(name, getattr(options, name))
     if options.out.suffix != ".png":
         raise ValueError(f"out must end in .png, got {options.out}")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch can use here, got {options.device!r}: {error}") from None
+    _check_device(options.device)
     core = _core(options, DTYPES[options.dtype])
     condition = None
     if options.condition is not None:
@@ -176,7 +175,33 @@ def sample(options: SampleOptions) -> int:
     return _tell(options.json, {"n": options.n, **save_samples(options.out, x)})
 
 
-def _core(options: SampleOptions, dtype: Any) -> Any:
+def likelihood(options: LikelihoodOptions) -> int:
+    """``unidiff likelihood``."""
+    from unidiff.commands.likelihood import measure, show
+    from unidiff.core.boundary import check_name
+    from unidiff.identities.subjects import DTYPES
+
+    check_name("dtype", options.dtype, DTYPES)
+    options.check()
+    _check_device(options.device)
+    document = measure(options, _core(options, DTYPES[options.dtype]))
+    if options.json:
+        _print_json(document)
+    else:
+        show(document, Console())
+    return 0
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here, got {name!r}: {error}") from None
+
+
+def _core(options: SampleOptions | LikelihoodOptions, dtype: Any) -> Any:
     from unidiff.core.diffusion import Diffusion
     from unidiff.core.schedule import Schedule
     from unidiff.train import load_core
@@ -308,6 +333,10 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
         lambda arguments: sample(_parse(SampleOptions, arguments, "unidiff sample")),
         "draw samples from a checkpoint or a closed-form world",
     ),
+    "likelihood": (
+        lambda arguments: likelihood(_parse(LikelihoodOptions, arguments, "unidiff likelihood")),
+        "measure log p of data under a checkpoint or a closed-form world",
+    ),
 }
 
 
@@ -340,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help(console: Console) -> None:
     console.print("[bold]unidiff[/bold]: one diffusion process, read in several ways, and all of them checked\n")
     for name, (_, words) in _COMMANDS.items():
-        console.print(f"  unidiff [bold]{name:8}[/bold]{words}", highlight=False, no_wrap=True)
+        console.print(f"  unidiff [bold]{name:11}[/bold]{words}", highlight=False, no_wrap=True)
     console.print("\nunidiff COMMAND --help tells more.", highlight=False)
 
 

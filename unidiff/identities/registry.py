@@ -19,6 +19,7 @@ _GROUPS = (
     "scores",
     "flows",
     "readings",
+    "likelihoods",
     "bounds",
     "training",
 )

@@ -14,6 +14,7 @@ since KL is convex: KL(q_1 ‖ N) ≤ E_x KL(q(x_1|x) ‖ N).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,15 @@ class Likelihood:
     probe_error: Tensor
     code: Tensor
     evaluations: int
+
+    @staticmethod
+    def joined(parts: Sequence[Likelihood]) -> Likelihood:
+        """One batch of several, measured alike; ``evaluations`` is the most that any of them took."""
+        columns = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("log_prob", "prior_error", "solver_error", "probe_error", "code")
+        }
+        return Likelihood(**columns, prior_law=parts[0].prior_law, evaluations=max(p.evaluations for p in parts))
 
     @property
     def with_exact_prior(self) -> Tensor:
