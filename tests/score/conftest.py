@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ def exact(world: World, schedule: str = "cosine", dtype: torch.dtype = torch.flo
     return ud.Diffusion(ud.Schedule.named(schedule), OracleDenoiser(world.to(dtype)))
 
 
-def network(prediction="v", num_classes: int | None = None, seed: int = 0) -> ud.Diffusion:
+def network(prediction: Any = "v", num_classes: int | None = None, seed: int = 0) -> ud.Diffusion:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mlp = networks.MLP(2, width=16, depth=2, num_classes=num_classes)

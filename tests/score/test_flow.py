@@ -22,12 +22,12 @@ def test_gaussian_data_are_encoded_by_the_closed_form_map(schedule: str) -> None
     x = draws(law, 10)
     code = flow.encode(x, tolerance=1e-9).state
     torch.testing.assert_close(
-        code, law.flow(flow.ends[0].alpha * x, flow.ends[0], flow.ends[1]), rtol=0, atol=1e-7 * code.abs().max()
+        code, law.flow(flow.ends[0].alpha * x, flow.ends[0], flow.ends[1]), rtol=0, atol=1e-7 * float(code.abs().max())
     )
     # To data: the map from no noise at all.
     whole = ProbabilityFlow(exact(law, schedule)).encode(x, tolerance=1e-9).state
     still = ud.NoiseLevel(*(torch.tensor(v, dtype=torch.float64) for v in (0.0, math.inf, 1.0, 0.0)))
-    torch.testing.assert_close(whole, law.flow(x, still, flow.ends[1]), rtol=0, atol=1e-7 * code.abs().max())
+    torch.testing.assert_close(whole, law.flow(x, still, flow.ends[1]), rtol=0, atol=1e-7 * float(code.abs().max()))
 
 
 @pytest.mark.parametrize("to_data", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_probes_are_unbiased_and_know_their_spread(probe) -> None:
     # Mean of 64 z-scores of 32 probes each: |mean| < 5/√64·1.1 (t with 31 degrees); false alarm about 1e-6 over seeds.
     law = library.mixture_8d()
     core, x = exact(law), draws(library.mixture_8d(), 64)
-    options = {"solver": "heun", "steps": 8, "estimate": False}
+    options: dict[str, Any] = {"solver": "heun", "steps": 8, "estimate": False}
     truth = likelihood(core, x, **options)
     found = likelihood(core, x, probes=32, probe=probe, generator=torch.Generator().manual_seed(0), **options)
     z = (found.log_prob - truth.log_prob) / found.probe_error
@@ -161,7 +162,7 @@ def test_images_have_their_shape() -> None:
 def test_what_has_no_likelihood_is_refused(mixture) -> None:
     core, x = exact(mixture), draws(mixture, 3)
     linear = exact(mixture, "linear")
-    for options, message in (
+    bad: tuple[tuple[dict[str, Any], str], ...] = (
         ({"probes": 0}, "probes must be an integer of at least 1, got 0"),
         ({"tolerance": 0.0}, "tolerance must be positive"),
         ({"solver": "rk45", "steps": 3}, "unknown solver 'rk45'; did you mean 'rk4'"),
@@ -169,7 +170,8 @@ def test_what_has_no_likelihood_is_refused(mixture) -> None:
         ({"first": 1.0}, r"first must lie in \[0, 1\), got 1.0"),
         ({"first": -0.1}, r"first must lie in \[0, 1\)"),
         ({"probes": 1, "probe": "sign"}, "unknown probe 'sign'"),
-    ):
+    )
+    for options, message in bad:
         with pytest.raises(ValueError, match=message):
             likelihood(core, x, **options)
     with pytest.raises(ValueError, match="first must be where the log-SNR is finite, got inf at t = 0"):

@@ -7,6 +7,7 @@ import torch
 
 import unidiff as ud
 from tests.score.conftest import draws, exact, network
+from unidiff.core.schedule_kinds import FromBetas
 from unidiff.worlds import library
 
 T = 0.4
@@ -135,7 +136,7 @@ def test_what_has_no_answer_is_refused(mixture) -> None:
         ud.ScoreModel(voice).covariance(z, 1.0)
 
 
-class _Silent(type(ud.Schedule.from_betas([0.1]))):
+class _Silent(FromBetas):
     """A schedule that ends at zero SNR."""
 
     def _log_snr(self, t):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,7 +22,9 @@ def test_the_explicit_loss_of_the_exact_denoiser_is_zero_and_the_implicit_is_min
     x, n = draws(mixture, 20000), 20000
     core = exact(mixture)
     t = torch.full((n,), 0.4, dtype=torch.float64)
-    options = {"noise": torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
+    options: dict[str, Any] = {
+        "noise": torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    }
     assert float(score_matching_loss(core, x, "explicit", t, world=mixture, **options).max()) < 1e-20
     level = core.schedule.level(0.4)
     z = level.alpha * x + level.sigma * options["noise"]
@@ -35,7 +39,7 @@ def test_the_explicit_loss_of_the_exact_denoiser_is_zero_and_the_implicit_is_min
 def test_weights_multiply_and_gradients_reach_the_network(kind: str, mixture) -> None:
     core, x = network(), draws(mixture, 8)
     t = torch.linspace(0.1, 0.9, 8, dtype=torch.float64)
-    options = {"noise": torch.ones_like(x), "world": mixture}
+    options: dict[str, Any] = {"noise": torch.ones_like(x), "world": mixture}
     one = score_matching_loss(core, x, kind, t, generator=torch.Generator().manual_seed(0), **options)
     weight = torch.arange(1, 9, dtype=torch.float64)
     other = score_matching_loss(core, x, kind, t, weight=weight, generator=torch.Generator().manual_seed(0), **options)
@@ -80,7 +84,7 @@ def test_images_and_conditions() -> None:
 def test_what_has_no_objective_is_refused(mixture) -> None:
     core, x = exact(mixture, "linear"), draws(mixture, 3)
     t = torch.tensor(0.5)
-    for kind, at, options, message in (
+    bad: tuple[tuple[str, torch.Tensor, dict[str, Any], str], ...] = (
         ("implict", t, {}, "unknown loss 'implict'; did you mean 'implicit'"),
         ("explicit", t, {}, "loss 'explicit' needs data with a known law"),
         ("implicit", torch.tensor(0.0), {}, "t must be where the log-SNR is finite"),
@@ -88,7 +92,8 @@ def test_what_has_no_objective_is_refused(mixture) -> None:
         ("sliced", t, {"probes": 0}, "probes must be an integer of at least 1, got 0"),
         ("sliced", t, {"weight": torch.tensor(float("inf"))}, "weight must be finite"),
         ("sliced", t, {"noise": x[:2]}, "x0 and noise must have one shape"),
-    ):
+    )
+    for kind, at, options, message in bad:
         with pytest.raises(ValueError, match=message):
             score_matching_loss(core, x, kind, at, **options)
 

@@ -29,10 +29,11 @@ START = torch.tensor([[0.1, 0.5], [0.3, 0.8]], dtype=torch.float64)
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("way", [(0.0, 2.0), (1.5, 0.3)])
-def test_the_declared_order_is_the_measured_one(solver, way) -> None:
+def test_the_declared_order_is_the_measured_one(solver, way: tuple[float, float]) -> None:
+    start, end = way
     counts = (32, 48, 64, 96) if ORDERS[solver] < 5 else (16, 24, 32, 48)
-    exact = solution(START, *way)
-    errors = [float((solve(logistic, START, *way, solver, steps=n).state - exact).norm()) for n in counts]
+    exact = solution(START, start, end)
+    errors = [float((solve(logistic, START, start, end, solver, steps=n).state - exact).norm()) for n in counts]
     assert fitted_order([1 / n for n in counts], errors) == pytest.approx(ORDERS[solver], abs=0.2)
 
 
