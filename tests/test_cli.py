@@ -26,7 +26,7 @@ def test_help_and_no_command(capsys) -> None:
     assert main([]) == USAGE
 
 
-@pytest.mark.parametrize("command", ["verify", "train", "sample"])
+@pytest.mark.parametrize("command", ["verify", "train", "sample", "likelihood"])
 def test_every_command_has_help(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -64,6 +64,23 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "gaussian", "--guidance", "nan"], "guidance must be finite, got nan"),
         (["sample", "--world", "gaussian", "--guidance", "3"], "guidance needs a conditional network"),
         (["sample", "--world", "gaussian", "--out", "samples.jpg"], "out must be a file that ends in .png"),
+        (["likelihood"], "give a checkpoint or a world"),
+        (["likelihood", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
+        (["likelihood", "--world", "gaussian", "--solver", "dopri"], "unknown solver 'dopri'; did you mean 'dopri5'"),
+        (["likelihood", "--world", "gaussian", "--probes", "some"], "probes must be 'exact' or a number of probes"),
+        (["likelihood", "--world", "gaussian", "--probes", "0"], "probes must be an integer of at least 1, got 0"),
+        (["likelihood", "--world", "gaussian", "--tolerance", "0"], "tolerance must be positive and finite, got 0"),
+        (["likelihood", "--world", "gaussian", "--steps", "4", "--tolerance", "1"], "give either steps or tolerance"),
+        (["likelihood", "--world", "gaussian", "--solver", "rk4"], "solver 'rk4' does not know its error: give steps"),
+        (
+            ["likelihood", "--world", "gaussian", "--data", "moons"],
+            "data must have the core's shape [3], moons has [2]",
+        ),
+        (
+            ["train", "--data", "moons", "--steps", "5", "--loss", "slice"],
+            "unknown loss 'slice'; did you mean 'sliced'",
+        ),
+        (["train", "--data", "moons", "--steps", "5", "--loss", "explicit"], "needs data of a known law"),
         (["sample", "--world", "gaussian", "--condition", "1"], "condition must be left out"),
         (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must lie in 0 … 3 (3 is no class), got 9"),
     ],
@@ -177,3 +194,30 @@ def test_worlds_are_sampled_by_their_exact_denoiser(tmp_path, monkeypatch) -> No
     points = library.digits().points.numpy()
     nearest = np.sqrt(((x[:, None] - points) ** 2).sum(-1)).min(1)
     assert nearest.max() < 0.3
+
+
+def test_likelihood_of_a_world_is_its_own_log_p(capsys) -> None:
+    arguments = ["likelihood", "--world", "mixture-2d", "--n", "40", "--solver", "rk4", "--steps", "64", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["truth"]["largest_error"] < 1e-4
+    assert found["bits_per_dim"]["low"] < found["bits_per_dim"]["mean"] < found["bits_per_dim"]["high"]
+    assert main(arguments[:-1]) == 0
+    shown = capsys.readouterr().out
+    for words in ("mean log p", "bits/dim", "evaluations", "solver error", "prior error", "truth"):
+        assert words in shown
+
+
+def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu", "--steps", "3"]
+    assert main(["train", "--loss", "implicit", "--out", "run", "--json", *small]) == 0
+    capsys.readouterr()
+    common = ["likelihood", "--checkpoint", "run", "--n", "8", "--solver", "heun", "--steps", "4", "--json"]
+    assert main(common) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["data"], found["prior_error"]["law"]) == ("eight-gaussians", "exact")
+    assert main([*common, "--data", "moons", "--probes", "2", "--dtype", "float32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["probes"], found["prior_error"]["law"]) == (2, "bound")
+    assert "truth" not in found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import identities, train, worlds
+from unidiff import identities, score, train, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -14,6 +14,7 @@ from unidiff.core.process import ForwardProcess
 from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
 from unidiff.identities.verify import verify
+from unidiff.score.model import ScoreModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,9 +27,11 @@ __all__ = [
     "ReverseChain",
     "Sampler",
     "Schedule",
+    "ScoreModel",
     "TimeGrid",
     "identities",
     "sample",
+    "score",
     "train",
     "verify",
     "worlds",

@@ -121,7 +121,7 @@ def test_half_precision_states_are_refused() -> None:
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"n": 0}, "n must be an integer of at least 1, got 0"),
         ({"eta": 1.5}, "eta must lie in"),
-        ({"method": "heun", "eta": 0.5}, "eta is DDIM's alone"),
+        ({"method": "heun", "eta": 0.5}, "eta is for method .ddim. or .sde."),
         ({"method": "heun", "variance": "prior"}, "variance is the chain's"),
     ],
 )

@@ -5,24 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change to one line.
-
-    Attributes:
-        name: what the bug is, in a few words.
-        file: relative to the package.
-        old, new: the text and what it becomes.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-
+from tests.mutants.mutant import Mutant
+from tests.mutants.score_langevin import MUTANTS_LANGEVIN
+from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
 KINDS, LEARNED, PREDICTION = "core/schedule_kinds.py", "core/schedule_learned.py", "core/prediction.py"
@@ -87,8 +72,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("ancestral noise: variance for deviation", TABLES, "noise = (0.5 * member.log_var).exp()", "noise = member.log_var.exp()"),
     Mutant("2M: the extrapolation loses its ½", TABLES, "half_inverse_r[1:] = 0.5 * h[1:] / h[:-1]", "half_inverse_r[1:] = h[1:] / h[:-1]"),
     Mutant("2M: r upside down", TABLES, "0.5 * h[1:] / h[:-1]", "0.5 * h[:-1] / h[1:]"),
-    Mutant("flow by Euler with the SDE's drift", TABLES, "share = 1.0 if noisy else 0.5", "share = 1.0"),
-    Mutant("Euler–Maruyama: variance for deviation", TABLES, "noise = (-dt * schedule.diffusion2(steps.t)).sqrt()", "noise = -dt * schedule.diffusion2(steps.t)"),
+    Mutant("flow by Euler with the SDE's drift", TABLES, "rate = -0.5 * (1 + eta**2) * schedule", "rate = -1.0 * schedule"),
+    Mutant("Euler–Maruyama: variance for deviation", TABLES, "eta * (-dt * schedule.diffusion2(steps.t)).sqrt())", "eta * (-dt * schedule.diffusion2(steps.t)))"),
     Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t).detach()", "keep_x0=-(target.alpha * half_s).detach()"),
     Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip,", "table.on_xt,"),
     # -- worlds
@@ -116,4 +101,6 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("loss: the target v with a plus", LOSS, "return alpha * noise - sigma * x0", "return alpha * noise + sigma * x0"),
     Mutant("times bunched to the left", TIMES, "/ n) % 1.0", "/ n) % 1.0 * 0.9"),
     Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(self.config.ema, self.step)", "ema_decay(self.config.ema**0.5, self.step)"),
+    *MUTANTS_LIKELIHOOD,
+    *MUTANTS_LANGEVIN,
 )  # fmt: skip

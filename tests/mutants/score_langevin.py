@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue import Mutant
+from tests.mutants.mutant import Mutant
 
 FREE, METROPOLIS, PATH = "score/unadjusted.py", "score/metropolis.py", "score/path.py"
 ANNEALED, CORRECTOR = "score/annealed.py", "score/corrector.py"

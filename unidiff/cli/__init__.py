@@ -1,4 +1,4 @@
-"""The command line: ``unidiff verify``, ``unidiff train``, ``unidiff sample``; a module for each.
+"""The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``; a module for each.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
 command was not understood, or asked for what cannot be: that is found out before any work. 130 it was interrupted.
@@ -19,6 +19,7 @@ _COMMANDS = {
     "verify": "check every identity",
     "train": "train a denoiser on a toy, the digits, an .npz, a folder of images",
     "sample": "draw samples from a checkpoint or a closed-form world",
+    "likelihood": "measure log p of data under a checkpoint or a closed-form world",
 }
 
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help(console: Console) -> None:
     console.print("[bold]unidiff[/bold]: one diffusion process, read in several ways, and all of them checked\n")
     for name, words in _COMMANDS.items():
-        console.print(f"  unidiff [bold]{name:8}[/bold]{words}", highlight=False, no_wrap=True)
+        console.print(f"  unidiff [bold]{name:11}[/bold]{words}", highlight=False, no_wrap=True)
     console.print("\nunidiff COMMAND --help tells more.", highlight=False)
 
 

@@ -38,7 +38,7 @@ class Sampler:
         core: the diffusion core.
         grid: the times.
         method: a name in :data:`~unidiff.core.tables.METHODS`.
-        eta: DDIM's η in [0, 1].
+        eta: DDIM's η in [0, 1] (None: 0), or the SDE's, 0 or more (None: 1): how much noise a step draws again.
         variance: the reverse chain's variance rule, for ``"ancestral"`` alone.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         graph: whether a GPU run is captured once and replayed; None captures whenever the state is on a GPU.
@@ -54,14 +54,12 @@ class Sampler:
         grid: TimeGrid,
         method: Method = "ddim",
         *,
-        eta: float = 0.0,
+        eta: float | None = None,
         variance: Variance = "posterior",
         guidance: float = 1.0,
         graph: bool | None = None,
     ) -> None:
         check_name("method", method, METHODS)
-        if eta != 0.0 and method != "ddim":
-            raise ValueError(f"eta is DDIM's alone: method must be 'ddim', got {method!r} with eta = {eta}")
         if variance != "posterior" and method != "ancestral":
             raise ValueError(f"variance is the chain's: method must be 'ancestral', got {method!r}")
         if not math.isfinite(guidance):
@@ -298,7 +296,7 @@ def sample(
     generator: torch.Generator | None = None,
     *,
     grid: TimeGrid | None = None,
-    eta: float = 0.0,
+    eta: float | None = None,
     variance: Variance = "posterior",
     condition: Tensor | None = None,
     guidance: float = 1.0,

@@ -15,7 +15,7 @@ method              row                                                         
 ``euler``           Euler in t on dx/dt = f x − ½ g² s; Song et al. 2021 (SDE), eq. 13                     1
 ``heun``            trapezoid in σ/α on x/α, two rows a step; Karras et al. 2022, alg. 1                   2
 ``dpm++2m``         (a_0, b_0(1 + 1/2r), −b_0/2r on the last D); Lu et al. 2022 (DPM-Solver++), alg. 2     2
-``sde``             Euler–Maruyama in t on dx = (f x − g² s) dt + g dW̄; Song et al. 2021 (SDE), eq. 6      1 weak
+``sde``             Euler–Maruyama in t on dx = (f x − ½(1 + η²)g² s) dt + η g dW̄; Anderson 1982          1 weak
 ``sde-dpm++2m``     (a_1, b_1(1 + 1/2r), −b_1/2r on the last D, ς_1); Lu et al. 2022, eq. 18               2 weak
 ==================  ====================================================================================  ======
 
@@ -26,6 +26,7 @@ is of first order in every method, since no h exists there; it is exact if x̂_0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
@@ -101,10 +102,21 @@ class Steps:
         return Steps(schedule, down[1:], down[:-1])
 
 
-def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float = 0.0) -> Table:
-    """The table of ``method`` on ``grid``; ``eta`` in [0, 1] is DDIM's alone. Raises ValueError if a row is not finite."""
+def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float | None = None) -> Table:
+    """The table of ``method`` on ``grid``. ``eta``: DDIM's in [0, 1] (None: 0), or the SDE's, 0 or more (None: 1).
+
+    Raises:
+        ValueError: an η that the method does not take, or a row that is not finite.
+    """
+    if eta is not None and method not in ("ddim", "sde"):
+        raise ValueError(f"eta is for method 'ddim' or 'sde', got {method!r} with eta = {eta}")
     steps = Steps.of(schedule, grid)
-    table = _family(steps, eta, multistep=False) if method == "ddim" else _BUILDERS[method](steps)
+    if method == "ddim":
+        table = _family(steps, eta or 0.0, multistep=False)
+    elif method == "sde":
+        table = _euler(steps, 1.0 if eta is None else eta)
+    else:
+        table = _BUILDERS[method](steps)
     for column in fields(table):
         values = getattr(table, column.name)
         if column.name != "log_snr" and not torch.isfinite(values.to(torch.float64)).all():
@@ -149,15 +161,15 @@ def _family(steps: Steps, eta: float, multistep: bool) -> Table:
     return _table(steps, member.on_xt, member.on_x0 + extrapolated, noise, -extrapolated)
 
 
-def _euler(steps: Steps, noisy: bool) -> Table:
-    """Euler in t: drift f x − w g² s with w = ½ (flow) or 1 (reverse SDE), and s = (α D − x)/σ²; g²/σ² = −λ'."""
+def _euler(steps: Steps, eta: float) -> Table:
+    """Euler in t on Anderson's family: drift f x − ½(1 + η²) g² s, with s = (α D − x)/σ², g²/σ² = −λ'; noise η g."""
+    if not 0.0 <= eta < math.inf:
+        raise ValueError(f"eta must be at least 0 and finite, got {eta}")
     schedule, dt = steps.schedule, steps.s - steps.t
-    share = 1.0 if noisy else 0.5
-    rate = -share * schedule.log_snr_derivative(steps.t)
+    rate = -0.5 * (1 + eta**2) * schedule.log_snr_derivative(steps.t)
     on_xt = 1 + dt * (schedule.drift(steps.t) + rate)
     on_x0 = -dt * rate * schedule.alpha(steps.t)
-    noise = (-dt * schedule.diffusion2(steps.t)).sqrt() if noisy else torch.zeros_like(dt)
-    return _table(steps, on_xt, on_x0, noise)
+    return _table(steps, on_xt, on_x0, eta * (-dt * schedule.diffusion2(steps.t)).sqrt())
 
 
 def _heun(steps: Steps) -> Table:
@@ -197,10 +209,9 @@ def _columns(table: Table) -> dict[str, Tensor]:
 
 _BUILDERS: dict[Method, Callable[[Steps], Table]] = {
     "ancestral": lambda steps: _family(steps, 1.0, multistep=False),
-    "euler": lambda steps: _euler(steps, noisy=False),
+    "euler": lambda steps: _euler(steps, 0.0),
     "heun": _heun,
     "dpm++2m": lambda steps: _family(steps, 0.0, multistep=True),
-    "sde": lambda steps: _euler(steps, noisy=True),
     "sde-dpm++2m": lambda steps: _family(steps, 1.0, multistep=True),
 }
 

@@ -26,6 +26,39 @@ def divergence(world: World, z: Tensor, level: NoiseLevel) -> Tensor:
     return -z[0].numel() / var + (level.alpha / var).square() * trace
 
 
+def moving(case: Case, z: Tensor, t: Tensor, level: NoiseLevel) -> Tensor:
+    """∂_t log q(z) per unit of λ, ``[B]``, through α and σ by automatic differentiation."""
+    rate = -case.schedule.log_snr_derivative(t).detach()
+    alpha, sigma = level.alpha.clone().requires_grad_(), level.sigma.clone().requires_grad_()
+    log_q = case.world.diffuse(alpha, sigma).log_prob(z)
+    by_alpha, by_sigma = torch.autograd.grad(log_q.sum(), (alpha, sigma))
+    dot_alpha, dot_sigma = (_slope(f, t) / rate for f in (case.schedule.alpha, case.schedule.sigma))
+    return by_alpha * dot_alpha.to(z) + by_sigma * dot_sigma.to(z)
+
+
+def _slope(function, t: Tensor) -> Tensor:  # noqa: ANN001 - a schedule's α or σ
+    t = t.clone().requires_grad_()
+    value = function(t)
+    if not value.requires_grad:  # a scale that does not move: α of a VE schedule
+        return torch.zeros_like(t)
+    (slope,) = torch.autograd.grad(value.sum(), t)
+    return slope
+
+
+def motion_kappa(case: Case, z: Tensor, level: NoiseLevel, f: Tensor, g2: Tensor, slope: Tensor) -> Tensor:
+    """κ of the Fokker–Planck terms, ``[B]``: each with what the rounding of x̂_0 and of z does to it."""
+    var = level.sigma.square()
+    trace = case.world.posterior(z, level.alpha, level.sigma).variance.flatten(1).sum(1)
+    size, steep = z.flatten(1).norm(dim=1), slope.norm(dim=1)
+    mean = level.alpha * case.world.posterior(z, level.alpha, level.sigma).mean.flatten(1).norm(dim=1)
+    logit = case.dim + size * case.dim**0.5 / level.sigma
+    # What rounding leaves in σ² s: the difference αx̂_0 − z, and x̂_0's own.
+    lost = size + mean + level.alpha * trace.sqrt() * logit
+    drift = f.abs() * (case.dim + size * steep + size * lost / var)
+    spread = case.dim / var + (level.alpha / var).square() * trace * (1 + logit)
+    return drift + 0.5 * g2 * (spread + steep.square() + 2 * steep * lost / var)
+
+
 @register
 class FokkerPlanck(Algebraic):
     """Item 15, per unit of λ. ∂_t goes through α and σ by automatic differentiation; the other side is closed forms.
@@ -43,11 +76,7 @@ class FokkerPlanck(Algebraic):
         few = slice(None, None, max(1, case.batch // 16))
         z, t, level = case.xt[few], case.t[few], case.level[few]
         rate = -case.schedule.log_snr_derivative(t).detach()
-        alpha, sigma = level.alpha.clone().requires_grad_(), level.sigma.clone().requires_grad_()
-        log_q = case.world.diffuse(alpha, sigma).log_prob(z)
-        by_alpha, by_sigma = torch.autograd.grad(log_q.sum(), (alpha, sigma))
-        dot_alpha, dot_sigma = (self._slope(f, t) / rate for f in (case.schedule.alpha, case.schedule.sigma))
-        moved = by_alpha * dot_alpha.to(z) + by_sigma * dot_sigma.to(z)
+        moved = moving(case, z, t, level)
 
         f, g2 = case.schedule.drift(t).detach() / rate, case.schedule.diffusion2(t).detach() / rate
         f, g2 = f.to(z), g2.to(z)
@@ -56,29 +85,7 @@ class FokkerPlanck(Algebraic):
         along, square = (flat * slope).sum(1), slope.square().sum(1)
         spread = divergence(case.world, z, level)
         still = -(f * case.dim + f * along - 0.5 * g2 * (spread + square))
-        yield Sides(moved, still, self._kappa(case, z, level, f, g2, slope))
-
-    @staticmethod
-    def _slope(function, t: Tensor) -> Tensor:  # noqa: ANN001 - a schedule's α or σ
-        t = t.clone().requires_grad_()
-        value = function(t)
-        if not value.requires_grad:  # a scale that does not move: α of a VE schedule
-            return torch.zeros_like(t)
-        (slope,) = torch.autograd.grad(value.sum(), t)
-        return slope
-
-    @staticmethod
-    def _kappa(case: Case, z: Tensor, level: NoiseLevel, f: Tensor, g2: Tensor, slope: Tensor) -> Tensor:
-        var = level.sigma.square()
-        trace = case.world.posterior(z, level.alpha, level.sigma).variance.flatten(1).sum(1)
-        size, steep = z.flatten(1).norm(dim=1), slope.norm(dim=1)
-        mean = level.alpha * case.world.posterior(z, level.alpha, level.sigma).mean.flatten(1).norm(dim=1)
-        logit = case.dim + size * case.dim**0.5 / level.sigma
-        # What rounding leaves in σ² s: the difference αx̂_0 − z, and x̂_0's own.
-        lost = size + mean + level.alpha * trace.sqrt() * logit
-        drift = f.abs() * (case.dim + size * steep + size * lost / var)
-        spread = case.dim / var + (level.alpha / var).square() * trace * (1 + logit)
-        return drift + 0.5 * g2 * (spread + steep.square() + 2 * steep * lost / var)
+        yield Sides(moved, still, motion_kappa(case, z, level, f, g2, slope))
 
 
 @register

@@ -20,12 +20,12 @@ from unidiff.train import checkpoint as checkpoints
 from unidiff.train.data import load_data
 from unidiff.train.data import names as data_names
 from unidiff.train.presets import quick_digits
+from unidiff.train.toys import LAWS
 from unidiff.worlds import Gaussian, OracleDenoiser, PointCloud, library
 from unidiff.worlds.world import World
 
 # Of a data set whose exact denoiser is asked for: the digits have 115 008.
 MOST_NUMBERS = 200_000
-LAWS: dict[str, Callable[[], World]] = {"eight-gaussians": library.eight_gaussians}
 
 
 @dataclass

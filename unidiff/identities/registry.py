@@ -21,6 +21,8 @@ _GROUPS = (
     "balance",
     "langevin",
     "annealing",
+    "readings",
+    "likelihoods",
     "bounds",
     "training",
 )

@@ -110,7 +110,7 @@ def _vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a fun
     return out
 
 
-def _field(case: Case, z: Tensor) -> tuple[Tensor, Tensor]:
+def smooth_field(case: Case, z: Tensor) -> tuple[Tensor, Tensor]:
     """A smooth test field φ(z) = tanh(a∘z + b) + c∘z and its divergence > 0, in closed form: no network, no autograd."""
     a, b, c = (case.normal(f"field {name}", z.shape[1]) for name in "abc")
     a, b, c = 0.5 + 0.3 * a.abs(), 0.5 * b, 0.3 + 0.1 * c.abs()
@@ -130,7 +130,7 @@ class Stein(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
-        field, divergence = _field(case, draws.xt.flatten(1))
+        field, divergence = smooth_field(case, draws.xt.flatten(1))
         sigma = draws.level.sigma
         along = (field * draws.score.flatten(1)).sum(1)
         return (along + divergence) * sigma, (divergence * sigma).mean().reshape(1)
@@ -152,7 +152,7 @@ class Hyvarinen(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
         score = draws.score.flatten(1)
-        field, divergence = _field(case, draws.xt.flatten(1))
+        field, divergence = smooth_field(case, draws.xt.flatten(1))
         fisher = case.dim / draws.level.sigma.square() - (
             draws.level.alpha.square() / draws.level.sigma**4 * draws.trace
         )
@@ -177,7 +177,7 @@ class DsmEsm(MonteCarlo):
         draws = case.mixed
         sigma = draws.level.sigma
         own = draws.core_score.flatten(1)
-        field, _ = _field(case, draws.xt.flatten(1))
+        field, _ = smooth_field(case, draws.xt.flatten(1))
         own = own + 0.3 * field
         target = -draws.noise.flatten(1) / sigma[:, None]
         denoising = (own - target).square().sum(1)
@@ -198,7 +198,7 @@ class DsmGradient(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         draws = case.mixed
         sigma = draws.level.sigma[:, None]
-        field, _ = _field(case, draws.xt.flatten(1))
+        field, _ = smooth_field(case, draws.xt.flatten(1))
         slope = field * (draws.noise.flatten(1) / sigma + draws.score.flatten(1)) * sigma
         return slope.sum(1), (field.square().sum(1).mean() * case.dim).sqrt().reshape(1)
 

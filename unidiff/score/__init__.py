@@ -1,12 +1,27 @@
-"""The score view: the core as a score model. Langevin chains on any score, energy, world or noised law."""
+"""The score view: the core read as ∇ log q_t. Its derivatives, likelihood, flows and objectives, and chains on any score."""
 
 from __future__ import annotations
 
 from unidiff.score.annealed import annealed_langevin
 from unidiff.score.chains import AcceptanceWarning, Chains, Divergence
 from unidiff.score.corrector import predictor_corrector
+from unidiff.score.derivatives import (
+    PROBES,
+    divergence,
+    draw_probes,
+    jacobian,
+    jvp,
+    probed_divergence,
+    vjp,
+    vjps,
+)
 from unidiff.score.diagnostics import Summary
+from unidiff.score.flow import Carried, ProbabilityFlow, RoundTrip, reverse_drift, reverse_sde
+from unidiff.score.likelihood import Interval, Likelihood, likelihood
 from unidiff.score.metropolis import HMC, MALA
+from unidiff.score.model import Curvature, ScoreModel, Spread
+from unidiff.score.objectives import OBJECTIVES, score_matching_loss
+from unidiff.score.ode import ORDERS, SOLVERS, Solution, solve
 from unidiff.score.running import Langevin, langevin
 from unidiff.score.state import Kernel, Noise, State
 from unidiff.score.target import Target
@@ -16,17 +31,42 @@ __all__ = [
     "BAOAB",
     "HMC",
     "MALA",
+    "OBJECTIVES",
+    "ORDERS",
+    "PROBES",
+    "SOLVERS",
     "ULA",
     "AcceptanceWarning",
+    "Carried",
     "Chains",
+    "Curvature",
     "Divergence",
+    "Interval",
     "Kernel",
     "Langevin",
+    "Likelihood",
     "Noise",
+    "ProbabilityFlow",
+    "RoundTrip",
+    "ScoreModel",
+    "Solution",
+    "Spread",
     "State",
     "Summary",
     "Target",
     "annealed_langevin",
+    "divergence",
+    "draw_probes",
+    "jacobian",
+    "jvp",
     "langevin",
+    "likelihood",
     "predictor_corrector",
+    "probed_divergence",
+    "reverse_drift",
+    "reverse_sde",
+    "score_matching_loss",
+    "solve",
+    "vjp",
+    "vjps",
 ]

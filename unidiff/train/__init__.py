@@ -8,12 +8,14 @@ from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, sav
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
 from unidiff.train.loss import denoising_loss
+from unidiff.train.objective import LOSSES, training_loss
 from unidiff.train.presets import quick_digits
 from unidiff.train.times import antithetic_times, finite_span
 from unidiff.train.trainer import Trainer
 from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
 
 __all__ = [
+    "LOSSES",
     "WEIGHTINGS",
     "Checkpoint",
     "CheckpointError",
@@ -33,5 +35,6 @@ __all__ = [
     "presets",
     "quick_digits",
     "save_core",
+    "training_loss",
     "weight",
 ]

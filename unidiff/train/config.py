@@ -12,6 +12,7 @@ import torch
 from unidiff.core.boundary import check_count, check_name, check_positive
 from unidiff.core.denoiser import PRECONDITIONINGS, Preconditioning
 from unidiff.core.prediction import KINDS, Kind
+from unidiff.train.objective import LOSSES, Loss
 from unidiff.train.weighting import WEIGHTINGS, Weighting, WeightingOptions
 
 ScheduleName = Literal["linear", "cosine", "sigmoid", "polynomial", "karras", "ddpm", "learned"]
@@ -25,13 +26,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prediction": KINDS,
     "preconditioning": PRECONDITIONINGS,
     "network": get_args(Network),
+    "loss": LOSSES,
     "weighting": WEIGHTINGS,
     "amp": get_args(Precision),
     "dtype": get_args(DType),
     "decay": get_args(Decay),
 }
 _COUNTS = {
-    "width": 1, "depth": 1, "blocks": 1, "batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1, "seed": 0,
+    "width": 1, "depth": 1, "blocks": 1, "probes": 1, "batch_size": 1, "warmup": 0, "log_every": 1,
+    "checkpoint_every": 1, "seed": 0,
 }  # fmt: skip
 _SEEDS = 2**63
 """As many as torch's and the data order's generators tell apart, with room for the seed that follows."""
@@ -55,7 +58,10 @@ class TrainConfig:
         fourier_features: the U-Net's high-frequency inputs, for likelihoods.
         conditional: condition on the data's labels.
         label_dropout: share of labels replaced by the null class, for classifier-free guidance.
-        weighting: the loss weighting.
+        loss: denoising, or another way of score matching with the same gradient in expectation: implicit (exact divergence),
+            hutchinson (by random probes), sliced, or explicit (against the law itself: eight-gaussians).
+        probes: random probes a datum, for hutchinson and sliced.
+        weighting: the loss weighting, whatever the loss.
         min_snr_gamma: its γ, if min-snr.
         sigmoid_bias: its b in nats, if sigmoid.
         steps: optimiser steps to take; the run is then the same bits however often it is interrupted.
@@ -96,6 +102,8 @@ class TrainConfig:
     fourier_features: bool = False
     conditional: bool = False
     label_dropout: float = 0.1
+    loss: Loss = "denoising"
+    probes: int = 1
     weighting: Weighting = "simple"
     min_snr_gamma: float = 5.0
     sigmoid_bias: float = 2.0
@@ -146,6 +154,11 @@ class TrainConfig:
         if self.amp == "bf16" and self.dtype != "float32":
             raise ValueError(
                 f"dtype must be 'float32' with amp 'bf16', which rounds more than it keeps, got {self.dtype!r}"
+            )
+        if self.loss != "denoising" and (self.amp != "none" or self.compile):
+            raise ValueError(
+                f"loss {self.loss!r} differentiates the network's own derivative: amp must be 'none' and compile False, "
+                f"got amp = {self.amp!r} and compile = {self.compile}"
             )
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_name
+from unidiff.worlds import World, library
 
 
 def draw(name: str, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -32,9 +33,7 @@ def draw(name: str, n: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _eight_gaussians(n: int, generator: torch.Generator | None) -> Tensor:
-    from unidiff.worlds import library
-
-    return library.get("eight-gaussians").sample(n, generator).to(torch.float64)
+    return library.eight_gaussians().sample(n, generator).to(torch.float64)
 
 
 def _moons(n: int, generator: torch.Generator | None) -> Tensor:
@@ -75,6 +74,10 @@ TOYS: dict[str, Callable[[int, torch.Generator | None], Tensor]] = {
     "swiss-roll": _swiss_roll,
     "pinwheel": _pinwheel,
 }
+
+
+LAWS: dict[str, Callable[[], World]] = {"eight-gaussians": library.eight_gaussians}
+"""The toys whose law is a world."""
 
 
 def _numpy_seed(generator: torch.Generator | None) -> int:

@@ -37,10 +37,12 @@ from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset, load_data, names
 from unidiff.train.interrupt import held
 from unidiff.train.journal import Journal
-from unidiff.train.loss import denoising_loss
+from unidiff.train.objective import training_loss
 from unidiff.train.order import DataOrder
 from unidiff.train.pace import ema_decay, rate
 from unidiff.train.times import antithetic_times, finite_span
+from unidiff.train.toys import LAWS
+from unidiff.worlds import World
 
 CHANGEABLE = (
     "steps", "minutes", "out", "device", "log_every", "checkpoint_every", "tensorboard", "compile"
@@ -58,11 +60,13 @@ class Trainer:
         core: what to train; its network's parameters are updated in place, its schedule is left alone.
         data: in the shape of the core.
         config: :class:`~unidiff.train.TrainConfig`; of it, only what is not already built into ``core`` is read.
+        world: the data's law, for the loss "explicit"; None looks for it by the data's name.
         clock: seconds, for a budget in minutes and for speed.
 
     Raises:
         ValueError: data that do not fit the core (in shape, in classes, or all the same although the weighting divides
-            by their deviation), or a core that cannot be saved although ``out`` is given.
+            by their deviation), a core that cannot be saved although ``out`` is given, or the loss "explicit" for data
+            of no known law.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Trainer:
         data: Dataset,
         config: TrainConfig,
         *,
+        world: World | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         network = checkpoints.network_of(core)
@@ -83,9 +88,8 @@ class Trainer:
         self.core, self.config, self.clock = core, config, clock
         self.device, dtype = config.torch_device, config.torch_dtype
         core.to(device=self.device, dtype=dtype)
-        data = data.to(
-            dtype, "cpu"
-        )  # the bits that are trained on, described where the sums are the same on every device
+        # The bits that are trained on, described where the sums are the same on every device.
+        data = data.to(dtype, "cpu")
         self.data = data.to(device=self.device)
         self.about_data = data.describe()
         self.options = config.weighting_options(data.spread("weighting 'edm'") if config.weighting == "edm" else 1.0)
@@ -94,6 +98,8 @@ class Trainer:
             raise ValueError(
                 f"data must have at most the core's {self.num_classes} classes, {data.name} has {data.num_classes}"
             )
+        law = _law(config, data, world)
+        self.world = None if law is None else law.to(dtype, self.device)
         self.network = network
         self.trained = [p for p in network.parameters() if p.requires_grad]
         # Averaged before it is compiled: a copy of a compiled module would share the compiled forward.
@@ -236,14 +242,17 @@ class Trainer:
         group["lr"] = rate(config, self.step, self.progress)
         index = self.order.next(config.batch_size)
         x0, condition = self.data.x[index], self._condition(index)
-        loss = denoising_loss(
+        loss = training_loss(
             self.core,
             x0,
-            condition,
+            antithetic_times(config.batch_size, self.times, span=self.span),
+            config.loss,
             weighting=config.weighting,
             options=self.options,
+            condition=condition,
+            world=self.world,
+            probes=config.probes,
             generator=self.noise,
-            t=antithetic_times(config.batch_size, self.times, span=self.span),
             autocast=torch.bfloat16 if config.amp == "bf16" else None,
         )
         mean = loss.mean() / math.prod(self.data.event_shape)
@@ -345,6 +354,14 @@ def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameter
         found = {name: list(t.shape) for name, t in slot.items()}
         if found != expected:
             raise ValueError(f"the optimizer's state of parameter {i} must have shapes {expected}, got {found}")
+
+
+def _law(config: TrainConfig, data: Dataset, world: World | None) -> World | None:
+    if config.loss != "explicit" or world is not None:
+        return world
+    if data.name not in LAWS:
+        raise ValueError(f"loss 'explicit' needs data of a known law ({', '.join(LAWS)}), or world=, got {data.name}")
+    return LAWS[data.name]()
 
 
 def _regenerate(about: dict[str, Any], config: TrainConfig) -> Dataset:

@@ -1,0 +1,229 @@
+"""``unidiff likelihood``: log p of data under a checkpoint or a world's exact denoiser, and how well it is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from unidiff.cli.parsing import parse, print_json
+from unidiff.cli.sample import load
+from unidiff.core.boundary import check_count, check_device, check_name, check_seed
+from unidiff.core.diffusion import Diffusion
+from unidiff.train.data import Dataset
+from unidiff.worlds import World
+
+BLOCK = 256
+"""Data carried at once."""
+EXACT_UP_TO = 64
+"""Dimensions up to which the divergence is exact unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """Measure log p of data by the probability-flow ODE.
+
+    Attributes:
+        checkpoint: a checkpoint's file, or a run's folder.
+        world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians).
+        data: a named data set, an .npz file (its test part if it has one) or a folder of images; if left out, the world's
+            own draws, or the data set of that name that the checkpoint was trained on, drawn anew.
+        n: how many data, at most.
+        solver: euler, heun, rk4 or dopri5.
+        steps: even steps of the solver.
+        tolerance: of the local error instead of steps (dopri5, heun); 1e-5 if neither is given.
+        probes: exact, or the number of random probes of the divergence; exact up to 64 dimensions if left out, else 1.
+        first: the time to start from; 0, or where the schedule has no noise there, a little later.
+        device: where to compute.
+        dtype: float32 or float64.
+        seed: of every random draw.
+        json: print one JSON document instead of the table.
+    """
+
+    checkpoint: Path | None = None
+    world: str | None = None
+    data: str | None = None
+    n: int = 1024
+    solver: str = "dopri5"
+    steps: int | None = None
+    tolerance: float | None = None
+    probes: str | None = None
+    first: float | None = None
+    device: str = "cpu"
+    dtype: str = "float64"
+    seed: int = 0
+    json: bool = False
+
+    def check(self) -> None:
+        """Find out before any work what cannot be. Raises ValueError."""
+        from unidiff.score.ode import check_solver
+
+        check_count("n", self.n, least=2)
+        if self.steps is not None or self.tolerance is not None:
+            check_solver(self.solver, self.steps, self.tolerance)
+        else:
+            check_solver(self.solver, None, 1e-5)
+        self.probe_count(1)
+
+    def probe_count(self, dim: int) -> int | None:
+        """K, or None for the exact divergence. Raises ValueError for what is neither a count nor "exact"."""
+        if self.probes is None:
+            return None if dim <= EXACT_UP_TO else 1
+        if self.probes == "exact":
+            return None
+        try:
+            count = int(self.probes)
+        except ValueError:
+            raise ValueError(f"probes must be 'exact' or a number of probes, got {self.probes!r}") from None
+        return check_count("probes", count)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    options = parse(LikelihoodOptions, arguments, "unidiff likelihood")
+    from unidiff.identities.subjects import DTYPES
+
+    check_name("dtype", options.dtype, DTYPES)
+    check_seed(options.seed)
+    options.check()
+    check_device(options.device)
+    document = measure(options, load(options.checkpoint, options.world, options.device, DTYPES[options.dtype]))
+    if options.json:
+        print_json(document)
+    else:
+        show(document, Console())
+    return 0
+
+
+def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
+    """The document that the command prints. Raises ValueError for data that do not fit the core."""
+    import torch
+
+    from unidiff.report import Bars
+    from unidiff.score import Interval, Likelihood, likelihood
+
+    data, world = _data(options, core)
+    x = data.x
+    probes = options.probe_count(x[0].numel())
+    generator = torch.Generator(x.device).manual_seed(options.seed)
+    solver: Any = options.solver
+    told = {"world": world, "solver": solver, "steps": options.steps, "tolerance": options.tolerance}
+    told |= {"probes": probes, "generator": generator, "first": options.first}
+    parts = []
+    with Bars() as bars:
+        for k in range(0, len(x), BLOCK):
+            parts.append(likelihood(core, x[k : k + BLOCK], **told))
+            done = min(k + BLOCK, len(x))
+            bars.update("likelihood", done, len(x), f"{done} of {len(x)}")
+    found = Likelihood.joined(parts)
+    nats, bits = found.nats(), found.bits_per_dim(data.scale)
+    document: dict[str, Any] = {
+        "data": data.name, "n": len(x), "dim": x[0].numel(), "dtype": options.dtype, "device": str(x.device),
+        "nats": {"mean": nats.mean, "standard_error": nats.standard_error},
+        "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
+        "solver": options.solver, "steps": options.steps,
+        "tolerance": options.tolerance if options.steps or options.tolerance else 1e-5,
+        "probes": "exact" if probes is None else probes, "evaluations": found.evaluations,
+        "solver_error": _finite(found.solver_error.max()), "probe_error": _finite(found.probe_error.mean()),
+        "prior_error": {"law": found.prior_law, "mean": float(found.prior_error.mean())},
+    }  # fmt: skip
+    if world is not None:
+        truth = world.log_prob(x)
+        gap = Interval.of(found.with_exact_prior - truth)
+        document["truth"] = {
+            "mean": float(truth.mean()), "gap": gap.mean, "gap_standard_error": gap.standard_error,
+            "largest_error": float((found.with_exact_prior - truth).abs().max()),
+        }  # fmt: skip
+    return document
+
+
+def show(document: dict[str, Any], console: Console) -> None:
+    """The document as a small table."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    nats, bits, prior = document["nats"], document["bits_per_dim"], document["prior_error"]
+    table.add_row(
+        "mean log p", f"{nats['mean']:.6f}", f"nats ± {nats['standard_error']:.2g} (s.e. over {document['n']} data)"
+    )
+    table.add_row("bits/dim", f"{bits['mean']:.4f}", f"95% interval [{bits['low']:.4f}, {bits['high']:.4f}]")
+    effort = f"{document['steps']} steps" if document["steps"] else f"tolerance {document['tolerance']:g}"
+    table.add_row("evaluations", str(document["evaluations"]), f"{document['solver']}, {effort}, D = {document['dim']}")
+    table.add_row("solver error", _number(document["solver_error"]), "nats, the largest")
+    exact = document["probes"] == "exact"
+    note = "exact divergence" if exact else f"nats, standard error of a datum ({document['probes']} probes)"
+    table.add_row("probe error", _number(document["probe_error"]), note)
+    words = "to add, with the exact q(x_1)" if prior["law"] == "exact" else "at most, by KL(q(x_1|x) ‖ N)"
+    table.add_row("prior error", f"{prior['mean']:.2e}", f"nats {words}")
+    if "truth" in document:
+        truth = document["truth"]
+        table.add_row("truth", f"{truth['mean']:.6f}", "nats, the world's own mean log p on these data")
+        table.add_row("off by", f"{truth['gap']:+.2e}", f"nats ± {truth['gap_standard_error']:.1g}, prior error added")
+    console.print(table)
+
+
+def _data(options: LikelihoodOptions, core: Diffusion) -> tuple[Dataset, World | None]:
+    import torch
+
+    from unidiff.identities.subjects import DTYPES
+    from unidiff.train.checkpoint import read
+    from unidiff.train.data import Dataset, load_data
+    from unidiff.train.data import names as data_names
+    from unidiff.train.toys import LAWS
+    from unidiff.worlds import library
+
+    dtype, device = DTYPES[options.dtype], torch.device(options.device)
+    generator = torch.Generator().manual_seed(options.seed)
+    world = None if options.world is None else library.get(options.world).to(dtype, device)
+    name = options.data
+    if name is None and world is not None:
+        return Dataset(world.to(device="cpu").sample(options.n, generator).to(device), name=str(options.world)), world
+    if name is None:
+        assert options.checkpoint is not None
+        name = read(options.checkpoint).about.get("data", {}).get("name")
+        if name not in data_names():
+            raise ValueError(
+                f"data must be named for a checkpoint trained on {name!r}; known: {', '.join(data_names())}"
+            )
+    split = "test" if Path(name).suffix == ".npz" and _has_test(Path(name)) else "train"
+    data = load_data(name, n=options.n, split=split, dtype=dtype, generator=generator)
+    x = data.x[torch.randperm(len(data), generator=generator)[: options.n]]
+    if x[0].numel() != torch.Size(core.event_shape).numel():
+        raise ValueError(
+            f"data must have the core's shape {list(core.event_shape)}, {data.name} has {list(x.shape[1:])}"
+        )
+    x = x.reshape(len(x), *core.event_shape).to(device)
+    if world is None and name in LAWS and len(core.event_shape) == 1:
+        world = LAWS[name]().to(dtype, device)
+    return Dataset(_checked(x), name=data.name, scale=data.scale), world
+
+
+def _has_test(path: Path) -> bool:
+    import numpy as np
+
+    from unidiff.train.data import DataError
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return any(key in archive.files for key in ("x_test", "test_images"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable .npz file: {error}") from error
+
+
+def _checked(x: Tensor) -> Tensor:
+    check_count("number of data", len(x), least=2)
+    return x
+
+
+def _finite(value: Tensor) -> float | None:
+    number = float(value)
+    return number if abs(number) < float("inf") else None
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2e}"

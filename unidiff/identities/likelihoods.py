@@ -1,0 +1,165 @@
+r"""Item 17 by the score view's own code: its flow, its likelihood and its solvers, against worlds and closed forms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unidiff.identities.case import Case
+from unidiff.identities.laws import MonteCarlo, Order, Quadrature
+from unidiff.identities.registry import register
+from unidiff.score import ORDERS, ProbabilityFlow, likelihood
+from unidiff.score.ode import Solver
+from unidiff.worlds import Gaussian, PointCloud
+
+
+def smooth(case: Case) -> bool:
+    """Whether the law of the data has a smooth density; a data set's has none, and its flow is stiff."""
+    return not isinstance(case.world, PointCloud)
+
+
+@register
+class EncodeDecode(Quadrature):
+    """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method."""
+
+    name = "encode-decode"
+    statement = r"\Phi_{1\to0}(\Phi_{0\to1}(x_0))=x_0"
+    views = ("score", "core")
+    source = "Song et al. 2021 (SDE), section 4.3 and appendix D.4"
+    conditions = (
+        "float64; the exact denoiser of a world with a smooth density (ProbabilityFlow.round_trip tells any other's)"
+    )
+    subject = "optimal"
+    refinements = (8, 16, 32)
+    tolerance = 1e-3
+
+    def applies(self, case: Case) -> bool:
+        return case.dtype == torch.float64 and case.exact and smooth(case)
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        x = case.x0[:8]
+        return ProbabilityFlow(case.core).round_trip(x, "dopri5", steps=n).data, x
+
+    def rounding(self, case: Case) -> float:
+        return case.eps * 8 * float(case.x0.abs().max() + 3)
+
+
+@register
+class ModelLikelihood(Quadrature):
+    """Item 17: the view's log p of data, to the data themselves and with the exact q_1, against the world's own."""
+
+    name = "likelihood"
+    statement = (
+        r"\log p(x)=\log q_1(x_1)+\int\nabla\cdot\hat v\,\mathrm{d}\theta"
+        r"+\log\left|\frac{\partial y_{\theta_0}}{\partial x}\right|"
+    )
+    views = ("score", "thermo")
+    source = "Song et al. 2021 (SDE), eq. 39; Chen et al. 2018, eq. 8"
+    conditions = "float64; the exact denoiser; a world with a smooth density"
+    subject = "optimal"
+    refinements = (8, 16, 32)
+    tolerance = 1e-3
+
+    def applies(self, case: Case) -> bool:
+        return smooth(case) and case.dtype == torch.float64
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        x = case.x0[:8]
+        found = likelihood(case.core, x, world=case.world, solver="dopri5", steps=n, estimate=False)
+        return found.with_exact_prior, case.world.log_prob(x)
+
+    def rounding(self, case: Case) -> float:
+        return case.eps * case.dim * 64 * float(case.x0.abs().max() + 3)
+
+
+@register
+class LikelihoodByProbes(MonteCarlo):
+    """Item 17's Hutchinson form, unbiased in log p at any number of steps: with probes against exact. Size: D."""
+
+    name = "likelihood-by-probes"
+    statement = r"E_v\left[\log p_v(x)\right]=\log p(x),\quad\nabla\cdot\hat v\mapsto v^\top(\nabla\hat v)\,v"
+    views = ("score",)
+    source = "Grathwohl et al. 2019, eq. 7; Song et al. 2021 (SDE), appendix D.2"
+
+    def applies(self, case: Case) -> bool:
+        return smooth(case) and case.dtype == torch.float64
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        x = case.mixed.x0[::16]
+        options = {"solver": "heun", "steps": 4, "estimate": False}
+        exact = likelihood(case.core, x, **options)
+        found = likelihood(case.core, x, probes=1, generator=case.generator("likelihood probes"), **options)
+        return found.log_prob - exact.log_prob, torch.full((1,), float(case.dim), dtype=torch.float64)
+
+
+@register
+class PriorCost(MonteCarlo):
+    """Item 8 as a likelihood reports it where q_1 is not known. On Gaussian data both terms are closed forms."""
+
+    name = "prior-cost"
+    statement = r"E_x\mathrm{KL}(q(x_1|x)\,\|\,N)=\mathrm{KL}(q_1\,\|\,N)+I(x_0;x_1)"
+    views = ("score", "vae", "thermo")
+    source = "Cover & Thomas 2006, eq. 2.36; Ho et al. 2020, eq. 5"
+    conditions = "Gaussian data, float64"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian) and case.dtype == torch.float64
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        found = likelihood(case.core, case.mixed.x0[::4], solver="euler", steps=1, estimate=False)
+        level, wanted = case.schedule.level(1.0), case.schedule.prior_std**2
+        snr, var = level.log_snr.exp().detach(), level.sigma.square().detach()
+        assert isinstance(case.world, Gaussian)
+        scales = torch.linalg.eigvalsh(case.world.covariance)
+        noised = var * (1 + snr * scales)
+        shift = snr * var * case.world.mean.square().sum() / wanted
+        divergence_1 = 0.5 * ((noised / wanted - 1 - (noised / wanted).log()).sum() + shift)
+        mutual = 0.5 * torch.log1p(snr * scales).sum()
+        whole = divergence_1 + mutual
+        return found.prior_error - whole, whole.reshape(1)
+
+
+class _SolverOrder(Order):
+    """A solver's declared order, on the flow map of Gaussian data, which is known."""
+
+    solver: Solver
+    views = ("score", "core")
+    conditions = "Gaussian data, the exact denoiser, even steps of the angle; one schedule of each convention"
+    subject = "optimal"
+    counts: tuple[int, ...]
+
+    def applies(self, case: Case) -> bool:
+        # In the angle nothing is left of a schedule but its ends and its convention.
+        chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
+        return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+
+    def errors(self, case: Case) -> tuple[list[float], list[float], float]:
+        assert isinstance(case.world, Gaussian)
+        # From λ = 1 on: over the whole way the higher terms of a method of order 5 are still heard at an affordable N.
+        flow = ProbabilityFlow(case.core, first=float(case.schedule.time(1.0).detach()), to_data=False)
+        first, last = flow.ends[0], flow.ends[1]
+        x = case.x0[:8]
+        exact = case.world.flow(first.alpha * x, first, last)
+        errors = [
+            float((flow.encode(x, self.solver, steps=n).state - exact).norm() / exact.norm()) for n in self.counts
+        ]
+        return [1 / n for n in self.counts], errors, float(ORDERS[self.solver])
+
+
+def _declare(solver: Solver, source: str, counts: tuple[int, ...]) -> None:
+    members = {
+        "__doc__": f"The order of {solver}.",
+        "name": f"solver-order-{solver}",
+        "statement": rf"\|\Phi_N-\Phi\|=O(N^{{-{ORDERS[solver]}}})",
+        "source": source,
+        "solver": solver,
+        "counts": counts,
+    }
+    register(type("SolverOrder_" + solver, (_SolverOrder,), members))
+
+
+_declare("euler", "Euler 1768; Butcher 2016, section 20", (24, 36, 48))
+_declare("heun", "Heun 1900; Butcher 2016, section 23", (16, 24, 32))
+_declare("rk4", "Kutta 1901; Butcher 2016, section 32", (8, 12, 16))
+_declare("dopri5", "Dormand & Prince 1980, table 2", (8, 12, 16))
