@@ -131,7 +131,7 @@ def test_ctrl_c_within_a_step_ends_the_run_after_it_and_loses_nothing(times: int
 
     def interrupt(*_: object) -> None:
         if trainer.step == 6:
-            for _kill in range(times):
+            for _press in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
 
     trainer.optimizer.register_step_post_hook(interrupt)  # the parameters have moved, their average has not
