@@ -73,6 +73,34 @@ class ModelLikelihood(Quadrature):
 
 
 @register
+class StepToData(Order):
+    """Item 17's first stretch: from data to the level of t_0 in one step, off by the square of (σ_0/α_0)²."""
+
+    name = "step-to-data"
+    statement = (
+        r"\log p(x)=\log p_{t_0}(x')+\frac12\left(D-\nabla\cdot\hat x_0\right)+O(\mathrm{SNR}_0^{-2}),"
+        r"\quad x'=x+\frac12(x-\hat x_0)"
+    )
+    views = ("score",)
+    source = "Song et al. 2021 (DDIM), eq. 13, backwards; Karras et al. 2022, eq. 3"
+    conditions = "Gaussian data, the exact denoiser, log-SNR 5 … 7 at t_0; one schedule of each convention"
+    subject = "optimal"
+
+    def applies(self, case: Case) -> bool:
+        return _ordered(case)
+
+    def errors(self, case: Case) -> tuple[list[float], list[float], float]:
+        x = case.x0[:8]
+        exact, steps, errors = case.world.log_prob(x), [], []
+        for log_snr in (5.0, 6.0, 7.0):
+            first = float(case.schedule.time(log_snr).detach())
+            found = likelihood(case.core, x, world=case.world, steps=16, first=first, estimate=False)
+            steps.append(float(case.schedule.log_snr(first).detach().neg().exp()))
+            errors.append(float((found.with_exact_prior - exact).norm()))
+        return steps, errors, 2.0
+
+
+@register
 class LikelihoodByProbes(MonteCarlo):
     """Item 17's Hutchinson form, unbiased in log p at any number of steps: with probes against exact. Size: D."""
 
@@ -120,6 +148,12 @@ class PriorCost(MonteCarlo):
         return found.prior_error - whole, whole.reshape(1)
 
 
+def _ordered(case: Case) -> bool:
+    # In the angle nothing is left of a schedule but its ends and its convention.
+    chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
+    return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+
+
 class _SolverOrder(Order):
     """A solver's declared order, on the flow map of Gaussian data, which is known."""
 
@@ -130,9 +164,7 @@ class _SolverOrder(Order):
     counts: tuple[int, ...]
 
     def applies(self, case: Case) -> bool:
-        # In the angle nothing is left of a schedule but its ends and its convention.
-        chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
-        return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+        return _ordered(case)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         assert isinstance(case.world, Gaussian)
