@@ -69,11 +69,11 @@ def test_a_score_that_is_a_gradient_has_no_curl_and_a_random_network_has(mixture
     z = draws(mixture, 10)
     assert float(ud.ScoreModel(exact(mixture)).curvature(z, T).relative.max()) < 1e-12
     model = ud.ScoreModel(network())
-    whole, probed = model.curvature(z, T), model.curvature(z, T, 500, generator=torch.Generator().manual_seed(0))
+    whole, probed = model.curvature(z, T), model.curvature(z, T, 150, generator=torch.Generator().manual_seed(0))
     assert float(whole.relative.min()) > 0.01
     off = (probed.asymmetry.square() - whole.asymmetry.square()) / probed.squared_error
     assert float(off.abs().max()) < 5
-    torch.testing.assert_close(probed.norm, whole.norm, rtol=0.3, atol=0)
+    torch.testing.assert_close(probed.norm, whole.norm, rtol=0.5, atol=0)
 
 
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v", "score"])

@@ -138,7 +138,9 @@ class MonteCarlo(Identity):
         error = difference.std(0) / math.sqrt(difference.shape[0])
         # Rounding in the draws themselves, which no number of draws averages away.
         floor = ALGEBRAIC_C * torch.finfo(case.dtype).eps * difference.abs().mean(0)
-        score = float(((difference.mean(0).abs() - floor).clamp(min=0) / error).max())
+        excess = (difference.mean(0).abs() - floor).clamp(min=0)
+        # Draws that all agree exactly have no spread to measure an excess of zero by.
+        score = float(torch.where(excess == 0, excess, excess / error).max())
         caught = float((Z_POWER * error / size.detach().to(torch.float64)).max())
         if not math.isfinite(score) or score > Z_LIMIT:
             verdict: Verdict = "fail"

@@ -18,6 +18,11 @@ def smooth(case: Case) -> bool:
     return not isinstance(case.world, PointCloud)
 
 
+def _affordable(case: Case) -> bool:
+    # Float32 adds rounding alone, and that is seen on the cheapest world.
+    return smooth(case) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
+
+
 @register
 class EncodeDecode(Quadrature):
     """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method."""
@@ -34,7 +39,7 @@ class EncodeDecode(Quadrature):
     tolerance = 1e-3
 
     def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64 and case.exact and smooth(case)
+        return case.exact and _affordable(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
@@ -55,13 +60,13 @@ class ModelLikelihood(Quadrature):
     )
     views = ("score", "thermo")
     source = "Song et al. 2021 (SDE), eq. 39; Chen et al. 2018, eq. 8"
-    conditions = "float64; the exact denoiser; a world with a smooth density"
+    conditions = "the exact denoiser; a world with a smooth density; float32 on Gaussian data alone"
     subject = "optimal"
     refinements = (8, 16, 32)
     tolerance = 1e-3
 
     def applies(self, case: Case) -> bool:
-        return smooth(case) and case.dtype == torch.float64
+        return _affordable(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
@@ -70,6 +75,34 @@ class ModelLikelihood(Quadrature):
 
     def rounding(self, case: Case) -> float:
         return case.eps * case.dim * 64 * float(case.x0.abs().max() + 3)
+
+
+@register
+class StepToData(Order):
+    """Item 17's first stretch: from data to the level of t_0 in one step, off by the square of (σ_0/α_0)²."""
+
+    name = "step-to-data"
+    statement = (
+        r"\log p(x)=\log p_{t_0}(x')+\frac12\left(D-\nabla\cdot\hat x_0\right)+O(\mathrm{SNR}_0^{-2}),"
+        r"\quad x'=x+\frac12(x-\hat x_0)"
+    )
+    views = ("score",)
+    source = "Song et al. 2021 (DDIM), eq. 13, backwards; Karras et al. 2022, eq. 3"
+    conditions = "Gaussian data, the exact denoiser, log-SNR 5 … 7 at t_0; one schedule of each convention"
+    subject = "optimal"
+
+    def applies(self, case: Case) -> bool:
+        return _ordered(case)
+
+    def errors(self, case: Case) -> tuple[list[float], list[float], float]:
+        x = case.x0[:8]
+        exact, steps, errors = case.world.log_prob(x), [], []
+        for log_snr in (5.0, 6.0, 7.0):
+            first = float(case.schedule.time(log_snr).detach())
+            found = likelihood(case.core, x, world=case.world, steps=16, first=first, estimate=False)
+            steps.append(float(case.schedule.log_snr(first).detach().neg().exp()))
+            errors.append(float((found.with_exact_prior - exact).norm()))
+        return steps, errors, 2.0
 
 
 @register
@@ -82,7 +115,7 @@ class LikelihoodByProbes(MonteCarlo):
     source = "Grathwohl et al. 2019, eq. 7; Song et al. 2021 (SDE), appendix D.2"
 
     def applies(self, case: Case) -> bool:
-        return smooth(case) and case.dtype == torch.float64
+        return _affordable(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         x = case.mixed.x0[::16]
@@ -120,6 +153,12 @@ class PriorCost(MonteCarlo):
         return found.prior_error - whole, whole.reshape(1)
 
 
+def _ordered(case: Case) -> bool:
+    # In the angle nothing is left of a schedule but its ends and its convention.
+    chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
+    return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+
+
 class _SolverOrder(Order):
     """A solver's declared order, on the flow map of Gaussian data, which is known."""
 
@@ -130,9 +169,7 @@ class _SolverOrder(Order):
     counts: tuple[int, ...]
 
     def applies(self, case: Case) -> bool:
-        # In the angle nothing is left of a schedule but its ends and its convention.
-        chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
-        return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+        return _ordered(case)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         assert isinstance(case.world, Gaussian)
