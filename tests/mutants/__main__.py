@@ -1,16 +1,16 @@
 """``python -m tests.mutants``: break a copy of the package in one place at a time, and see whether verify notices.
 
-Each mutant is judged by ``unidiff verify --quick`` on the copy. It is killed if an identity fails or cannot be decided.
-A run that ends without a report kills nothing: it is shown with what it said.
+Each mutant is judged by what ``unidiff verify --quick`` runs, on the copy, up to the first check that fails or cannot be
+decided: that kills it. A run that ends without a verdict kills nothing: it is shown with what it said. The runs are
+forks of one process that has already imported torch, and never unidiff.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy
+import scipy.stats
+import sklearn.datasets
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -28,21 +33,22 @@ from tests.mutants.mutant import Mutant
 
 PACKAGE = Path(__file__).parents[2] / "unidiff"
 LIMIT = 300.0
+WARM = (numpy, scipy.stats, sklearn.datasets, torch)  # what the forks need not import again
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What verify said of one mutant."""
+    """What verify said of one mutant: the identity that killed it, or how the run broke off, or neither."""
 
     mutant: Mutant | None
-    killers: tuple[str, ...]
+    killer: str
     crash: str
     seconds: float
 
     @property
     def killed(self) -> bool:
         """Whether a user would have been told."""
-        return bool(self.killers)
+        return bool(self.killer)
 
 
 def run(mutant: Mutant | None, package: Path, seed: int = 0) -> Outcome:
@@ -57,33 +63,45 @@ def run(mutant: Mutant | None, package: Path, seed: int = 0) -> Outcome:
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
         if mutant is not None:
             mutate(copy / mutant.file, mutant)
-        command = [
-            sys.executable,
-            "-m",
-            "unidiff.cli",
-            "verify",
-            "--quick",
-            "--json",
-            "--workers",
-            "1",
-            "--seed",
-            str(seed),
-        ]
-        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        context = multiprocessing.get_context("fork")
+        mine, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_verify, args=(folder, seed, theirs))
+        child.start()
+        theirs.close()
         try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(mutant, (), f"no end after {LIMIT:.0f} s", time.perf_counter() - start)
-    seconds = time.perf_counter() - start
+            killer, crash = mine.recv() if mine.poll(LIMIT) else ("", f"no end after {LIMIT:.0f} s")
+        except EOFError:
+            killer, crash = "", "the process ended without a word"
+        child.kill()
+        child.join()
+    return Outcome(mutant, killer, crash, time.perf_counter() - start)
+
+
+class _Dead(BaseException):
+    """Past every handler of the package: the mutant is dead, and by whom."""
+
+
+def _verify(folder: str, seed: int, answer: Any) -> None:
+    """In the fork: import the copy, verify it, answer (killer, crash)."""
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+
+    def on_check(check: Any, done: int, total: int) -> None:
+        if check.verdict in ("fail", "inconclusive"):
+            raise _Dead(check.identity)
+
     try:
-        checks = json.loads(done.stdout)["checks"]
-    except (json.JSONDecodeError, KeyError):
-        words = done.stderr.strip().splitlines()
-        return Outcome(mutant, (), words[-1] if words else "no report", seconds)
-    bad = [c["identity"] for c in checks if c["verdict"] in ("fail", "inconclusive")]
-    return Outcome(mutant, tuple(dict.fromkeys(bad)), "", seconds)
+        import unidiff
+
+        assert unidiff.__file__ is not None
+        assert Path(unidiff.__file__).is_relative_to(folder), unidiff.__file__
+        unidiff.verify(quick=True, seed=seed, on_check=on_check)
+        answer.send(("", ""))
+    except _Dead as dead:
+        answer.send((str(dead), ""))
+    except BaseException as error:
+        answer.send(("", f"{type(error).__name__}: {error}"))
 
 
 def mutate(path: Path, mutant: Mutant) -> None:
@@ -102,14 +120,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="run the mutants whose name contains this")
     options = parser.parse_args()
+    assert not any(name.partition(".")[0] == "unidiff" for name in sys.modules)
     console = Console(width=max(110, Console().width))
     chosen = [m for m in MUTANTS if options.only in m.name]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         # Of one moment, so that an edit during the run changes nothing.
         package = Path(shutil.copytree(PACKAGE, Path(folder) / "unidiff"))
         whole = run(None, package)
-        if whole.killers or whole.crash:
-            console.print(f"the package itself does not pass: {', '.join(whole.killers)} {whole.crash}", style="red")
+        if whole.killer or whole.crash:
+            console.print(f"the package itself does not pass: {whole.killer} {whole.crash}", style="red")
             return 1
         judged = pool.map(partial(run, package=package), chosen)
         outcomes = list(track(judged, total=len(chosen), console=console, transient=True))
@@ -123,17 +142,15 @@ def main() -> int:
 
 
 def kill_table(outcomes: list[Outcome]) -> Table:
-    """One line for each mutant: who killed it."""
+    """One line for each mutant: who killed it first."""
     table = Table(box=None, header_style="dim")
     for name in ("mutant", "file", "killed by"):
         table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
-        if outcome.mutant is None:
-            continue
-        more = f" and {len(outcome.killers) - 3} more" if len(outcome.killers) > 3 else ""
-        by = ", ".join(outcome.killers[:3]) + more or outcome.crash or "nobody"
-        table.add_row(outcome.mutant.name, outcome.mutant.file, by, f"{outcome.seconds:.0f}")
+        if outcome.mutant is not None:
+            by = outcome.killer or outcome.crash or "nobody"
+            table.add_row(outcome.mutant.name, outcome.mutant.file, by, f"{outcome.seconds:.0f}")
     return table
 
 
