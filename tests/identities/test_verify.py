@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import unidiff as ud
 from unidiff.core import networks
 from unidiff.core.schedule_kinds import Polynomial
 from unidiff.identities import VIEWS
-from unidiff.worlds import OracleDenoiser, library
+from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, library
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,43 @@ def test_a_schedule_with_a_wrong_derivative_is_caught() -> None:
 
     report = ud.verify(Wrong(), only="log-snr-derivative")
     assert report.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]),
+        Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 4.0]]),
+        Gaussian([0.3, 0.1], [[1e-6, 0.0], [0.0, 1.0]]),
+        Gaussian([1e3, 0.1], [[1.0, 0.0], [0.0, 1.0]]),
+        Gaussian([0.3], [[0.5]]),
+        GaussianMixture([0.3, 0.7], [[-1.0], [0.8]], [[[0.2]], [[0.05]]]),
+        PointCloud([[0.3, -1.0]]),
+    ],
+    ids=["standard", "diagonal", "narrow", "far", "line", "mixture on a line", "one point"],
+)
+def test_no_true_world_is_violated(world) -> None:
+    # Rademacher probes are exact on a diagonal Jacobian: what is left there is rounding, and is no violation.
+    for seed in range(3):
+        assert ud.verify(world, only="hutchinson", seed=seed).exit_status == 0
+    assert [c for c in ud.verify(world).checks if c.verdict == "fail"] == []
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ud.Schedule.cosine(math.inf, -math.inf),
+        ud.Schedule.cosine(20.0, 9.0),
+        ud.Schedule.cosine(-9.0, -20.0),
+        ud.Schedule.karras(0.5, 2.0),
+        ud.Schedule.polynomial(1.0, 3.0, -3.0),
+        ud.Schedule.from_betas(torch.linspace(0.01, 0.6, 10, dtype=torch.float64)),
+    ],
+    ids=["cosine, no ends", "cosine, high", "cosine, low", "karras, narrow", "polynomial, narrow", "ten betas"],
+)
+def test_no_true_schedule_is_violated(schedule) -> None:
+    checks = ud.verify(schedule, dtype="float64").checks
+    assert [(c.identity, c.world, c.detail) for c in checks if c.verdict == "fail"] == []
 
 
 def test_a_networks_core_is_judged_by_structure_alone() -> None:

@@ -14,6 +14,7 @@ _GROUPS = (
     "kernels",
     "predictions",
     "chains",
+    "rows",
     "orders",
     "truths",
     "scores",
