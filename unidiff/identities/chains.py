@@ -1,4 +1,4 @@
-r"""Items 7, 10 and 11, and the tables: every sampler's row is the chain's kernel or one of its kin."""
+r"""Items 7 and 10: a chain in the other convention, and every sampler's step as the chain's kernel or one of its kin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
 from unidiff.core.sampling import Sampler
 from unidiff.identities.case import Case
-from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
+from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
 
 STEPS = 5
@@ -177,66 +177,6 @@ class AncestralIsChain(Algebraic):
             Sampler(core, grid, "ddim", eta=1.0, graph=False),
         ):
             yield Sides(sampler(xt, noise=noise), by_book, kappa)
-
-
-@register
-class PriorVariance(Algebraic):
-    """The two constant variances are q(x_s|x_t,x_0)'s and q(x_t|x_s)'s. κ: 1 + the stored logs."""
-
-    name = "chain-variances"
-    statement = r"v_\mathrm{posterior}=\sigma_s^2c,\quad v_\mathrm{prior}=\sigma^2_{t|s}"
-    views = ("core", "vae", "rl")
-    source = "Ho et al. 2020, section 3.2"
-    subject = "schedule"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        core = Diffusion(case.schedule, Frozen(case.core.event_shape))
-        grid = grid_of(case)
-        for k in range(2, grid.steps + 1):
-            s, t = grid.times[k - 1], grid.times[k]
-            posterior, prior = (core.chain(grid, rule).step(case.x0, k) for rule in ("posterior", "prior"))
-            var_s, var_t = (case.schedule.sigma(v).detach().square() for v in (s, t))
-            ratio = (case.schedule.alpha(t) / case.schedule.alpha(s)).detach()
-            plain = var_t - ratio.square() * var_s
-            for own, value in ((prior, plain), (posterior, plain * var_s / var_t)):
-                lost = 1 + torch.finfo(torch.float64).eps / case.eps * var_t / plain
-                kappa = value * (lost + own.log_var.abs().to(torch.float64))
-                yield Sides(own.var.to(torch.float64), value, kappa)
-
-
-@register
-class OptimalVariance(MonteCarlo):
-    """Item 11: with the exact x̂_0 and the optimal variance, one step has the right second moment, at any step size.
-
-    Draws: x_t ~ q_t with its own x_s ~ q(x_s|x_t, x_0); compared per dimension, x_s² against mean² + variance.
-    """
-
-    name = "optimal-variance"
-    statement = r"E\left[\mu^2+\sigma_s^2c+(\alpha_sc)^2\mathrm{Var}[x_0|x_t]\right]=E[x_s^2]"
-    views = ("core", "vae")
-    source = "Bao et al. 2022 (Analytic-DPM), theorem 1"
-    conditions = "the exact denoiser"
-    subject = "optimal"
-
-    def applies(self, case: Case) -> bool:
-        return hasattr(case.core.denoiser, "x0_variance")
-
-    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        ends = torch.tensor(case.window(-2.0, 2.0), dtype=torch.float64, device=case.device)
-        t, s = case.schedule.time(ends).detach().cpu().tolist()
-        grid = TimeGrid([s, t, 1.0]) if t < 1 - 1e-9 else TimeGrid([s, 1.0])
-        chain = case.core.chain(grid, "optimal")
-        # The posterior covariance of a data set is dear, and a few hundred draws are power enough in many dimensions.
-        every = slice(None, None, 4 if case.dim > 16 else 1)
-        x0, noise = case.mixed.x0[every], case.mixed.noise[every]
-        at_t, at_s = case.schedule.level(t, x0), case.schedule.level(s, x0)
-        xt = (at_t.alpha * x0 + at_t.sigma * noise).detach()
-        step = chain.step(xt, 1)
-        xs = case.process.posterior(xt, x0, s, t).sample(case.generator("optimal"))
-        own, drawn = (v.flatten(1).square().mean(1) for v in (xs, step.mean))
-        variance = step.var.expand_as(xt).flatten(1).mean(1)
-        size = at_s.alpha.detach() ** 2 * case.world.variance.flatten().mean() + at_s.sigma.detach() ** 2
-        return own - drawn - variance, size.reshape(1)
 
 
 @register

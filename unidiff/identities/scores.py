@@ -174,6 +174,35 @@ class Hyvarinen(MonteCarlo):
 
 
 @register
+class SlicedScore(MonteCarlo):
+    """Item 14, sliced: along random directions v the explicit and the implicit loss differ by ½E(v·s)², known apart.
+
+    The slope along v is automatic differentiation's, six directions a draw. Size: E|vᵀ∇φ v|.
+    """
+
+    name = "sliced-score-matching"
+    statement = (
+        r"\frac12E(v\cdot(\phi-s))^2=E\left[\frac12(v\cdot\phi)^2+v^\top\nabla\phi\,v\right]+\frac12E(v\cdot s)^2"
+    )
+    views = ("score",)
+    source = "Song et al. 2020 (sliced score matching), theorem 1"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        z, score, sigma = draws.xt.flatten(1), draws.score.flatten(1), draws.level.sigma
+        field, _ = _field(case, z)
+        difference, size = torch.zeros_like(sigma), torch.zeros_like(sigma)
+        for k in range(6):
+            v = case.normal(f"slice {k}", *z.shape)
+            slope = (_vjp(lambda x: _field(case, x)[0], z, v) * v).sum(1)
+            explicit = 0.5 * (v * (field - score)).sum(1).square()
+            implicit = 0.5 * (v * field).sum(1).square() + slope + 0.5 * (v * score).sum(1).square()
+            difference, size = difference + (explicit - implicit) / 6, size + slope.abs() / 6
+        return difference * sigma, (size * sigma).mean().reshape(1)
+
+
+@register
 class DsmEsm(MonteCarlo):
     """Item 13 for the core's own score: the two losses differ by a constant that knows nothing of it."""
 

@@ -30,19 +30,20 @@ def reference_log_prob(case: Case, z: Tensor, alpha: Tensor, sigma: Tensor) -> T
         logits = weights.log() - 0.5 * distance2 / sigma[:, None].square()
         dim = z.shape[1]
         return torch.logsumexp(logits, 1) - dim * sigma.log() - 0.5 * dim * math.log(2 * math.pi)
-    means, covariances, weights = _components(world)
+    means, covariances, weights = components(world)
     eye = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)
     spread = alpha[:, None, None, None].square() * covariances + sigma[:, None, None, None].square() * eye
     parts = torch.distributions.MultivariateNormal(alpha[:, None, None] * means, spread)
     return torch.logsumexp(weights.log() + parts.log_prob(z[:, None]), 1)
 
 
-def _components(world: object) -> tuple[Tensor, Tensor, Tensor]:
+def components(world: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Means ``[K, D]``, covariances ``[K, D, D]`` and weights ``[K]`` of a Gaussian world in float64, batch first."""
     if isinstance(world, GaussianMixture):
         return tuple(v.to(torch.float64) for v in (world.means, world.covariances, world.weights))  # pyright: ignore
     if isinstance(world, Gaussian):
-        one = torch.ones(1, dtype=torch.float64, device=world.mean.device)
-        return world.mean.to(torch.float64)[None], world.covariance.to(torch.float64)[None], one
+        mean = world.mean.to(torch.float64)[..., None, :]
+        return mean, world.covariance.to(torch.float64)[..., None, :, :], torch.ones_like(mean[..., 0])
     raise TypeError(f"world must be one of unidiff's, got {type(world).__name__}")
 
 
@@ -51,7 +52,7 @@ def log_prob_kappa(case: Case, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
     dim = case.dim
     narrow = sigma
     if not isinstance(case.world, PointCloud):
-        least = torch.linalg.eigvalsh(_components(case.world)[1]).min()
+        least = torch.linalg.eigvalsh(components(case.world)[1]).min()
         narrow = (alpha.square() * least.to(alpha) + sigma.square()).sqrt()
     reach = z.flatten(1).norm(dim=1) + alpha * case.world.mean.norm()
     return dim * (2 + narrow.log().abs()) + reach * dim**0.5 * 3 / narrow
@@ -138,41 +139,9 @@ class WorldBayes(Algebraic):
             + reach * (1 + 3 * alpha / sigma)
             + z.flatten(1).norm(dim=1) * (3 * case.dim**0.5 / sigma)
         )
-        least = torch.linalg.eigvalsh(_components(case.world)[1]).min().to(alpha)
+        least = torch.linalg.eigvalsh(components(case.world)[1]).min().to(alpha)
         reach0 = (case.x0.flatten(1).norm(dim=1) + case.world.mean.norm()) * case.dim**0.5 * 3 / least.sqrt()
         yield Sides(posterior.log_prob(case.x0), case.world.log_prob(case.x0) + forward - total, kappa + reach0)
-
-
-@register
-class WorldTilt(Algebraic):
-    """Item 55, linear reward: log p*(z-posterior weights aside) = log p + b·x/β − log Z, noised worlds included.
-
-    κ: the density's own condition and |b·x|/β. A data set's law is compared by its log-weights.
-    """
-
-    name = "world-tilt"
-    statement = r"\log p^*(x_0)=\log p(x_0)+r(x_0)/\beta-\log Z,\quad r=b^\top x_0"
-    views = ("core", "rl", "ebm")
-    source = "Korbak et al. 2022, eq. 3; item 55"
-    subject = "schedule"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        b = case.normal("tilt", case.dim) / case.dim**0.5
-        beta = 0.8
-        reward = (case.x0.flatten(1) @ b) / beta
-        tilted, log_z = case.world.tilt(None, b, beta)
-        size = (case.x0.flatten(1).abs() @ b.abs()) / beta
-        if isinstance(case.world, PointCloud):
-            gain = (case.world.points.flatten(1) @ b) / beta
-            own = tilted.weights.log() - case.world.weights.log()  # pyright: ignore
-            reach = (case.world.points.flatten(1).abs() @ b.abs()) / beta + case.world.weights.log().abs()
-            yield Sides(own, gain - log_z, reach + reach.max())
-            return
-        ones, zeros = torch.ones_like(reward), torch.zeros_like(reward)
-        kappa = log_prob_kappa(case, case.x0, ones, zeros + 1e-30) + size
-        least = torch.linalg.eigvalsh(_components(case.world)[1]).min()
-        kappa = kappa + case.dim * 80 + case.x0.flatten(1).norm(dim=1) * 3 * case.dim**0.5 / least.sqrt().to(reward)
-        yield Sides(tilted.log_prob(case.x0), case.world.log_prob(case.x0) + reward - log_z, kappa)
 
 
 @register
@@ -184,9 +153,6 @@ class WorldComposes(Algebraic):
     views = ("core", "thermo")
     source = "item 1, on laws"
     subject = "schedule"
-
-    def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud)
 
     def sides(self, case: Case) -> Iterable[Sides]:
         alpha_ts, log_var = (v.detach().to(case.dtype) for v in case.process.transition_coefficients(case.s, case.t))
