@@ -34,7 +34,8 @@ NORMALS, MIXTURE, CLOUD, GAUSSIAN_WORLD = (
     "worlds/gaussian.py",
 )
 ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "train/loss.py", "train/times.py"
-TRAINER = "train/trainer.py"
+TRAINER, GRID, DIFFUSION = "train/trainer.py", "core/grid.py", "core/diffusion.py"
+WORLD, REWARDS, ESTIMATE = "worlds/world.py", "worlds/rewards.py", "worlds/estimate.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     # -- Gaussians
@@ -45,6 +46,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("log-density averaged over the event", GAUSSIAN, "self.log_var + _LOG_2PI).flatten(1).sum(1)", "self.log_var + _LOG_2PI).flatten(1).mean(1)"),
     Mutant("σ² for σ in a draw", GAUSSIAN, "return self.mean + self.std * noise", "return self.mean + self.var * noise"),
     Mutant("product weighted by the wrong factor", GAUSSIAN, "weight = (self.log_var - log_sum).exp()", "weight = (other.log_var - log_sum).exp()"),
+    Mutant("entropy without the ½ of z²", GAUSSIAN, "(self.log_var + 1.0 + _LOG_2PI)", "(self.log_var + _LOG_2PI)"),
+    Mutant("product's constant with one variance for the sum", GAUSSIAN, "Gaussian(other.mean, log_sum.expand", "Gaussian(other.mean, other.log_var.expand"),
+    Mutant("KL without −log of the variances' ratio", GAUSSIAN, "terms = torch.expm1(d) - d +", "terms = torch.expm1(d) +"),
     # -- forward kernels
     Mutant("bridge: the mean's expm1 loses its ½", PROCESS, "torch.expm1(0.5 * (log_keep + delta))", "torch.expm1(log_keep + delta)"),
     Mutant("bridge: σ_t for σ_s in the variance", PROCESS, "c.log() + 2 * log_sigma_s)", "c.log() + 2 * schedule.log_sigma(t))"),
@@ -55,6 +59,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("transition: s and t swapped in α", PROCESS, "self.schedule.log_alpha(t) - self.schedule.log_alpha(s)", "self.schedule.log_alpha(s) - self.schedule.log_alpha(t)"),
     Mutant("transition: a naive 1 − ratio that cancels", PROCESS, "torch.log(-torch.expm1(delta)) + 2", "torch.log((1 - delta.exp().float()).double()) + 2"),
     Mutant("marginal: σ where log σ² is stored", PROCESS, "x0, 2 * self.schedule.log_sigma(t))", "x0, self.schedule.log_sigma(t))"),
+    Mutant("bridge: η² on the signal alone", PROCESS, "torch.log((1 - eta2) + eta2 * delta.exp())", "torch.log((1 - eta2) + delta.exp())"),
+    Mutant("bridge: λ in float32", PROCESS, "log_s, log_t = schedule.log_snr(s), schedule.log_snr(t)\n    delta", "log_s, log_t = schedule.log_snr(s).float().double(), schedule.log_snr(t).float().double()\n    delta"),
     # -- schedules
     Mutant("VP: α² for α", SCHEDULE, "return 0.5 * F.logsigmoid(log_snr)", "return F.logsigmoid(log_snr)"),
     Mutant("VP: σ has α's sign", SCHEDULE, "return 0.5 * F.logsigmoid(-log_snr)", "return 0.5 * F.logsigmoid(log_snr)"),
@@ -71,6 +77,16 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("DDPM: β for −log(1 − β)", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(betas.cumsum(0), (1, 0))"),
     Mutant("DDPM: one step late", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(-torch.log1p(-betas).cumsum(0), (2, 0))[:-1]"),
     Mutant("learned: σ′ without 1 − σ", LEARNED, "(weight * rate * units * (1 - units)).sum(-1)", "(weight * rate * units).sum(-1)"),
+    Mutant("VE: the prior's variance for its deviation", SCHEDULE, "float(self.sigma(1.0).detach())", "float(self.sigma(1.0).detach()) ** 2"),
+    Mutant("the prior forgets its deviation", DIFFUSION, "return self.schedule.prior_std * noise", "return noise"),
+    Mutant("sigmoid: cosh upside down", KINDS, "math.log(math.cosh(0.5 * self.start / self.tau) / math.cosh(0.5 * self.end / self.tau))", "math.log(math.cosh(0.5 * self.end / self.tau) / math.cosh(0.5 * self.start / self.tau))"),
+    Mutant("sigmoid: τ multiplies", KINDS, "return (self.end - self.start) / self.tau", "return (self.end - self.start) * self.tau"),
+    Mutant("Karras: ρ/2", KINDS, "return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)", "return self.sigma_min ** (2 / self.rho), self.sigma_max ** (2 / self.rho)"),
+    Mutant("DDPM: betas end at 0.2", KINDS, "torch.linspace(1e-4, 0.02, 1000", "torch.linspace(1e-4, 0.2, 1000"),
+    Mutant("DDPM: the derivative by T − 1", KINDS, "return inside, slope * self.steps", "return inside, slope * (self.steps - 1)"),
+    Mutant("learned: the range for its half", LEARNED, "return self.log_span.to(t.device).exp()", "return 0.5 * self.log_span.to(t.device).exp()"),
+    Mutant("Karras' grid even in σ", GRID, "(-log_snr / (2 * rho)).exp().tolist()", "(-log_snr / 2).exp().tolist()"),
+    Mutant("quadratic grid even in t", GRID, '_spaced(first**0.5, 1.0, check_count("steps", steps)).square()', '_spaced(first, 1.0, check_count("steps", steps))'),
     # -- predictions
     Mutant("v with a plus", PREDICTION, '("x0", "v"): lambda a, s: (a / s, -_rho2(a, s) / s)', '("x0", "v"): lambda a, s: (a / s, _rho2(a, s) / s)'),
     Mutant("score from ε without σ", PREDICTION, '("eps", "score"): lambda a, s: (torch.zeros_like(s), -1 / s)', '("eps", "score"): lambda a, s: (torch.zeros_like(s), -1 / s**2)'),
@@ -79,6 +95,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("EDM: c_out without σ", DENOISER, "level.sigma * self.data_std / rho2.sqrt()", "self.data_std / rho2.sqrt()"),
     Mutant("EDM: c_skip with σ_d for σ_d²", DENOISER, "return level.alpha * self.data_std**2 / rho2,", "return level.alpha * self.data_std / rho2,"),
     Mutant("rescaled denoiser scales the wrong way", DENOISER, "right_expand(own.alpha / level.alpha, xt)", "right_expand(level.alpha / own.alpha, xt)"),
+    Mutant("score to v forgets VE's ρ²", PREDICTION, "(-s / a, -s * _rho2(a, s) / a)", "(-s / a, -s / a)"),
+    Mutant("v to score forgets VE's ρ²", PREDICTION, "(-1 / _rho2(a, s), -a / (s * _rho2(a, s)))", "(-torch.ones_like(s), -a / s)"),
+    Mutant("guidance the wrong way round", DENOISER, "torch.lerp(without, with_condition, guidance)", "torch.lerp(with_condition, without, guidance)"),
+    Mutant("guidance by 1 + g", DENOISER, "torch.lerp(without, with_condition, guidance)", "torch.lerp(without, with_condition, 1 + guidance)"),
+    Mutant("the null class is class 0", DENOISER, "(xt.shape[0],), self.num_classes,", "(xt.shape[0],), 0,"),
+    Mutant("learned fraction the wrong way round", DENOISER, "return mean, 0.5 * (raw + 1)", "return mean, 0.5 * (1 - raw)"),
+    Mutant("learned fraction of the null class", DENOISER, "fraction.chunk(2)[0]", "fraction.chunk(2)[1]"),
+    Mutant("learned variance in the mean's channels", DENOISER, "mean, raw = output.chunk(2, dim=1)", "raw, mean = output.chunk(2, dim=1)"),
+    Mutant("EDM: c_in without σ_d", DENOISER, "scale = (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()", "scale = (level.alpha**2 + level.sigma**2).rsqrt()"),
     # -- chains and samplers
     Mutant("chain: steps off by one in the table", CHAIN, "on_xt, on_x0 = self.table.on_xt[k - 1].to(xt), self.table.on_x0[k - 1].to(xt)", "on_xt, on_x0 = self.table.on_xt[k - 2].to(xt), self.table.on_x0[k - 1].to(xt)"),
     Mutant("chain: the level of s, not t", CHAIN, "self.core.denoiser(xt, self.levels[k].to(xt)", "self.core.denoiser(xt, self.levels[k - 1].to(xt)"),
@@ -91,6 +116,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("Euler–Maruyama: variance for deviation", TABLES, "noise = (-dt * schedule.diffusion2(steps.t)).sqrt()", "noise = -dt * schedule.diffusion2(steps.t)"),
     Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t).detach()", "keep_x0=-(target.alpha * half_s).detach()"),
     Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip,", "table.on_xt,"),
+    Mutant("folding in the state's dtype", SAMPLING, "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma)\n        skip, out = network.x0_coefficients(level)", "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma).to(like)\n        skip, out = network.x0_coefficients(level)"),
+    Mutant("learned variance between the rules, reversed", CHAIN, "prior.lerp(posterior, 1 - prediction.variance_fraction)", "prior.lerp(posterior, prediction.variance_fraction)"),
+    Mutant("optimal variance: the table of the step before", CHAIN, "return self.x0_variance[k - 1].to(xt)", "return self.x0_variance[k - 2].to(xt)"),
+    Mutant("optimal variance at the level of s", CHAIN, "self._x0_variance(xt, k, prediction.level)", "self._x0_variance(xt, k, self.levels[k - 1].to(xt))"),
+    Mutant("Euler with α of s", TABLES, "on_x0 = -dt * rate * schedule.alpha(steps.t)", "on_x0 = -dt * rate * schedule.alpha(steps.s)"),
+    Mutant("Euler with the drift of s", TABLES, "on_xt = 1 + dt * (schedule.drift(steps.t) + rate)", "on_xt = 1 + dt * (schedule.drift(steps.s) + rate)"),
+    Mutant("Euler–Maruyama with the noise of s", TABLES, "noise = (-dt * schedule.diffusion2(steps.t)).sqrt()", "noise = (-dt * schedule.diffusion2(steps.s)).sqrt()"),
+    Mutant("SDE 2M with half of η", TABLES, "_family(steps, 1.0, multistep=True)", "_family(steps, 0.5, multistep=True)"),
     # -- worlds
     Mutant("noised variance with α for α²", NORMALS, "alpha**2 * self.values + sigma**2)", "alpha * self.values + sigma**2)"),
     Mutant("posterior mean without α", NORMALS, "alpha * self.values / noised * y)", "self.values / noised * y)"),
@@ -106,6 +139,23 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("cloud: log-density without its constant", CLOUD, "- self.dim * half_log", "- half_log"),
     Mutant("flow map with variances for deviations", GAUSSIAN_WORLD, "xt - start.mean) / start.values.sqrt()", "xt - start.mean) / start.values"),
     Mutant("oracle: the score of the clean world's level", ORACLE, "world.diffuse(level.alpha, level.sigma).score(xt)", "world.diffuse(level.alpha, level.sigma).score(xt) / level.sigma.mean()"),
+    Mutant("tilt: + ½ log|M|", NORMALS, "log_z = at_mean - 0.5 * log_det", "log_z = at_mean + 0.5 * log_det"),
+    Mutant("tilt: A is not over β", NORMALS, "root.mT @ (A / beta) @ root", "root.mT @ A @ root"),
+    Mutant("tilt: the constant is not over β", WORLD, "return world, log_z + constant / beta", "return world, log_z + constant"),
+    Mutant("log-density's constant without its mean", REWARDS, "-0.5 * (normals.mean @ b + log_det)", "-0.5 * log_det"),
+    Mutant("draws turn the wrong way", NORMALS, "return self.mean + _rotate(self.basis, self.values.sqrt() * noise)", "return self.mean + _align(self.basis, self.values.sqrt() * noise)"),
+    Mutant("draws of a component with the first's covariance", NORMALS, "values = self.values.expand(n, components, self.dim)[rows, index]", "values = self.values.expand(n, components, self.dim)[rows, 0 * index]"),
+    Mutant("draws of components alike", MIXTURE, "index = draw_index(weights, n, generator)", "index = draw_index(0 * weights + 1, n, generator)"),
+    Mutant("null class: components alike", MIXTURE, "torch.where(column == k, self.log_weights, chosen)", "torch.where(column == k, 0 * self.log_weights, chosen)"),
+    Mutant("oracle: guidance the wrong way round", ORACLE, "torch.lerp(free[kind], known[kind], guidance)", "torch.lerp(known[kind], free[kind], guidance)"),
+    Mutant("cloud noised again: σ not scaled by α", CLOUD, "torch.hypot(a * self.sigma, s)", "torch.hypot(self.sigma, s)"),
+    Mutant("cloud: covariance without the noise", CLOUD, "return alpha2 * spread + sigma2 * eye", "return alpha2 * spread"),
+    Mutant("cloud: variance with α for α²", CLOUD, "self._scale(self.alpha.square(), self._shape(spread))", "self._scale(self.alpha, self._shape(spread))"),
+    Mutant("cloud: posterior covariance with weights squared", CLOUD, "rows.append((weights[b, :, None] * centred).mT @ centred)", "rows.append((weights[b, :, None].square() * centred).mT @ centred)"),
+    Mutant("cloud: tilt by +½xᵀAx", CLOUD, "(flat @ b - 0.5 * (flat @ A * flat).sum(1))", "(flat @ b + 0.5 * (flat @ A * flat).sum(1))"),
+    Mutant("cloud: distances by the expanded square", CLOUD, "(flat[b, None] - alpha[b, None, None] * points).square().sum(2)", "(flat[b].square().sum(1)[:, None] - 2 * alpha[b, None] * (flat[b] @ points.mT) + alpha[b, None].square() * points.square().sum(1))"),
+    Mutant("Gaussian's entropy without its D/2", GAUSSIAN_WORLD, "(log_values + 1.0 + math.log(2 * math.pi))", "(log_values + math.log(2 * math.pi))"),
+    Mutant("standard error over n, not √n", ESTIMATE, "wide.std() / math.sqrt(wide.numel())", "wide.std() / wide.numel()"),
     # -- training
     Mutant("ELBO weight without its ½", WEIGHTING, "    return log_rate - math.log(2.0)\n", "    return log_rate\n"),
     Mutant("min-SNR clamps from the wrong side", WEIGHTING, "log_snr.clamp(max=math.log(options.gamma)) - log_snr", "log_snr.clamp(min=math.log(options.gamma)) - log_snr"),
@@ -114,6 +164,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("x_0-loss weighted by 1/SNR", LOSS, "return 2 * on_eps.abs().log()", "return -2 * on_eps.abs().log()"),
     Mutant("loss: v's scale is not squared", LOSS, "return 2 * conversion(denoiser.prediction", "return conversion(denoiser.prediction"),
     Mutant("loss: the target v with a plus", LOSS, "return alpha * noise - sigma * x0", "return alpha * noise + sigma * x0"),
+    Mutant("loss: the target ε negated", LOSS, "            return noise\n", "            return -noise\n"),
+    Mutant("loss: the target score negated", LOSS, "return -noise / sigma", "return noise / sigma"),
+    Mutant("loss: the target x_0 scaled by α", LOSS, "            return x0\n", "            return alpha * x0\n"),
+    Mutant("loss: EDM's target without 1/σ_d", LOSS, "return (sigma / std * x0 - alpha * std * noise) / rho", "return (sigma * x0 - alpha * std * noise) / rho"),
+    Mutant("loss: EDM's scale without c_out", LOSS, "return 2 * (on_eps * on_output).abs().log()", "return 2 * on_eps.abs().log()"),
+    Mutant("EDM weighting: σ_d for σ_d²", WEIGHTING, "log_data = 2 * math.log(options.data_std)", "log_data = math.log(options.data_std)"),
+    Mutant("times drawn apart, not stratified", TIMES, "torch.arange(n, dtype=torch.float64, device=device) / n)", "torch.rand(n, generator=generator, dtype=torch.float64, device=device))"),
+    Mutant("times on a fixed lattice", TIMES, "t = (start + torch.arange", "t = (0 * start + torch.arange"),
+    Mutant("times keep a tenth from an infinite end", TIMES, "MARGIN = 1e-5", "MARGIN = 1e-1"),
     Mutant("times bunched to the left", TIMES, "/ n) % 1.0", "/ n) % 1.0 * 0.9"),
     Mutant("EMA with the decay of the square root", TRAINER, "get_ema_multi_avg_fn(config.ema)", "get_ema_multi_avg_fn(config.ema**0.5)"),
 )  # fmt: skip
