@@ -115,6 +115,22 @@ def test_no_true_schedule_is_violated(schedule) -> None:
     assert [(c.identity, c.world, c.detail) for c in checks if c.verdict == "fail"] == []
 
 
+def test_constant_variances_are_biased_on_gaussian_data_and_the_optimal_is_not() -> None:
+    # Item 11 on N(0, 0.7²) at 100 steps of the cosine schedule, the chain's law carried exactly from N(0, 1).
+    data = 0.49
+    core = ud.Diffusion(ud.Schedule.cosine(20.0, -20.0), OracleDenoiser(Gaussian([0.0], [[data]])))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    share = {}
+    for rule in ("posterior", "prior", "optimal"):
+        chain, var = core.chain(ud.TimeGrid.uniform(100), rule), 1.0
+        for k in range(100, 0, -1):
+            step = chain.step(one, k)
+            var = float(step.mean) ** 2 * var + float(step.var.flatten()[0])
+        share[rule] = var / data
+    assert share["posterior"] < 0.95 < share["optimal"] < 1.0 + 1e-8 < 1.005 < share["prior"]
+    assert share["optimal"] == pytest.approx(1.0, abs=1e-8)
+
+
 def test_a_networks_core_is_judged_by_structure_alone() -> None:
     torch.manual_seed(0)
     core = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(networks.MLP(3, width=8, depth=1), (3,), "v"))

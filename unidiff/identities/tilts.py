@@ -41,8 +41,7 @@ def gain(A: Tensor | None, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 class WorldTilt(Algebraic):
     """Item 55 for a linear and a quadratic reward and a log-density: log p* = log p + r/β − log Z at drawn data.
 
-    A data set's law is compared by its log-weights. κ: both densities' conditions and the terms of r/β, each with the
-    64 of an eigendecomposition's rounding that a float32 world keeps.
+    A data set's law is compared by its log-weights. κ: both densities' conditions and the terms of r/β.
     """
 
     name = "world-tilt"
@@ -93,7 +92,7 @@ def _density_kappa(law: World, x: Tensor, log_prob: Tensor) -> Tensor:
     dim, narrow = law.dim, torch.linalg.eigvalsh(covariances).min().sqrt()
     reach = x.flatten(1).to(torch.float64).norm(dim=1) + means.norm(dim=-1).max()
     size = (dim + 2 * log_prob.to(torch.float64).abs()).sqrt()
-    return dim * (40 + narrow.log().abs()) + log_prob.to(torch.float64).abs() + 3 * reach * size / narrow
+    return dim * (2 + narrow.log().abs()) + log_prob.to(torch.float64).abs() + 3 * reach * size / narrow
 
 
 @register
