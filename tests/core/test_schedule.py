@@ -45,12 +45,13 @@ def test_cosine_is_a_cosine_between_its_cuts() -> None:
     assert float(Schedule.cosine(60.0, -60.0).alpha(t)) == pytest.approx(math.cos(math.pi * t / 2), rel=1e-11)
 
 
-def test_sigmoid_follows_its_definition() -> None:
+@pytest.mark.parametrize(("start", "end", "tau"), [(-3.0, 3.0, 1.0), (-3.0, 2.0, 0.9), (0.0, 3.0, 0.3)])
+def test_sigmoid_follows_its_definition(start: float, end: float, tau: float) -> None:
     def gamma(u: float) -> float:
-        a, b = 1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))
-        return (b - 1 / (1 + math.exp(-(-3 + 6 * u)))) / (b - a)
+        a, b, x = (1 / (1 + math.exp(-v / tau)) for v in (start, end, start + (end - start) * u))
+        return (b - x) / (b - a)
 
-    schedule = Schedule.sigmoid(log_snr_max=60.0, log_snr_min=-60.0)
+    schedule = Schedule.sigmoid(start, end, tau, log_snr_max=60.0, log_snr_min=-60.0)
     assert float(schedule.alpha(0.4).square()) == pytest.approx(gamma(0.4), rel=1e-10)
 
 
@@ -68,6 +69,13 @@ def test_betas_are_met_exactly_at_their_times() -> None:
     i = torch.arange(1, 1001, dtype=torch.float64)
     bar = torch.cumprod(1 - betas, 0)
     torch.testing.assert_close(Schedule.from_betas(betas).alpha(i / 1000).square(), bar, rtol=1e-12, atol=0)
+
+
+def test_ddpm_is_the_papers_table() -> None:
+    bar = 1.0
+    for i in range(1000):
+        bar *= 1 - (1e-4 + (0.02 - 1e-4) * i / 999)
+    assert float(Schedule.named("ddpm").alpha(1.0) ** 2) == pytest.approx(bar, rel=1e-12)
 
 
 def test_learned_schedule_trains_and_stays_monotone() -> None:

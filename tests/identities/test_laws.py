@@ -29,10 +29,35 @@ def named(base: type[Identity], **members: object) -> Identity:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_algebraic_allows_64_eps_of_kappa(error: float, verdict: str, dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
-    one, kappa = torch.zeros(3, dtype=torch.float64), torch.full((3,), 10.0)
-    other = torch.tensor([0.0, error * eps * 10.0, 0.0], dtype=torch.float64)
+    one, kappa = torch.ones(3, dtype=torch.float64), torch.full((3,), 10.0)
+    other = one + torch.tensor([0.0, error * eps * 10.0, 0.0], dtype=torch.float64)
     identity = named(Algebraic, sides=lambda self, case: [Sides(one, other, kappa)])
     assert identity.check(case(dtype)).verdict == verdict
+
+
+@pytest.mark.parametrize("kappa", [math.inf, math.nan])
+def test_algebraic_refuses_a_condition_that_allows_anything(kappa: float) -> None:
+    one = torch.ones(3, dtype=torch.float64)
+    check = named(Algebraic, sides=lambda self, case: [Sides(one, one, one), Sides(one, one, kappa * one)]).check(
+        case()
+    )
+    assert check.verdict == "fail"
+    assert "not finite" in check.detail
+
+
+@pytest.mark.parametrize(("blind", "verdict"), [(0, "pass"), (1, "pass"), (2, "inconclusive")])
+def test_algebraic_is_inconclusive_where_it_allows_a_tenth_of_the_value_for_most_members(blind, verdict) -> None:
+    one = torch.ones(3, dtype=torch.float64)
+    kappa = torch.tensor([0.11 if k < blind else 0.09 for k in range(3)], dtype=torch.float64)
+    kappa = kappa / (laws.ALGEBRAIC_C * torch.finfo(torch.float64).eps)
+    check = named(Algebraic, sides=lambda self, case: [Sides(one, one, one), Sides(one, one, kappa)]).check(case())
+    assert check.verdict == verdict
+    assert check.power == pytest.approx(0.11 if blind == 2 else 0.09)
+
+
+def test_algebraic_says_nothing_of_a_zero() -> None:
+    zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    assert named(Algebraic, sides=lambda self, case: [Sides(zero, zero, one)]).check(case()).verdict == "pass"
 
 
 def test_an_error_while_checking_is_a_violation_that_says_so() -> None:
@@ -60,6 +85,16 @@ def draws(shift: float, n: int = 4096, scale: float = 1.0) -> torch.Tensor:
 def test_monte_carlo_needs_power_to_pass(shift: float, scale: float, verdict: str) -> None:
     identity = named(MonteCarlo, differences=lambda self, case: (draws(shift, scale=scale), torch.ones(1)))
     assert identity.check(case()).verdict == verdict
+
+
+def test_monte_carlo_forgives_rounding_at_the_size_of_the_terms_alone() -> None:
+    eps = torch.finfo(torch.float64).eps
+    alike = torch.full((64,), 20 * eps, dtype=torch.float64)
+    for size, verdict in ((1.0, "pass"), (0.1, "fail")):
+        differences = lambda self, case, size=size: (alike, torch.tensor([size]))  # noqa: E731
+        assert named(MonteCarlo, differences=differences).check(case()).verdict == verdict
+    nothing = named(MonteCarlo, differences=lambda self, case: (0 * alike, torch.zeros(1))).check(case())
+    assert (nothing.verdict, nothing.power) == ("pass", 0.0)
 
 
 def test_monte_carlo_catches_what_it_says_it_would() -> None:

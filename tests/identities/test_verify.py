@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import unidiff as ud
 from unidiff.core import networks
 from unidiff.core.schedule_kinds import Polynomial
 from unidiff.identities import VIEWS
-from unidiff.worlds import OracleDenoiser, library
+from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, library
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,9 @@ def test_a_quick_run_holds(quick) -> None:
 def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
     measured = {(c.identity, c.dtype) for c in quick.checks}
     names = {identity.name for identity in ud.identities.all()}
-    # The orders, rates and the prior's cost are limits, told from rounding in float64 alone.
-    only64 = {i.name for i in ud.identities.all() if i.law == "order"} | {"antithetic-times", "prior-cost"}
+    # The orders, rates, the prior's cost and entropies are told from rounding in float64 alone.
+    only64 = {i.name for i in ud.identities.all() if i.law == "order"}
+    only64 |= {"antithetic-times", "prior-cost", "entropy-estimate"}
     assert {(n, "float64") for n in names} | {(n, "float32") for n in names - only64} == measured
 
 
@@ -75,6 +77,59 @@ def test_a_schedule_with_a_wrong_derivative_is_caught() -> None:
 
     report = ud.verify(Wrong(), only="log-snr-derivative")
     assert report.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]),
+        Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 4.0]]),
+        Gaussian([0.3, 0.1], [[1e-6, 0.0], [0.0, 1.0]]),
+        Gaussian([1e3, 0.1], [[1.0, 0.0], [0.0, 1.0]]),
+        Gaussian([0.3], [[0.5]]),
+        GaussianMixture([0.3, 0.7], [[-1.0], [0.8]], [[[0.2]], [[0.05]]]),
+        PointCloud([[0.3, -1.0]]),
+    ],
+    ids=["standard", "diagonal", "narrow", "far", "line", "mixture on a line", "one point"],
+)
+def test_no_true_world_is_violated(world) -> None:
+    # Rademacher probes are exact on a diagonal Jacobian: what is left there is rounding, and is no violation.
+    for seed in range(3):
+        assert ud.verify(world, only="hutchinson", seed=seed).exit_status == 0
+    assert [c for c in ud.verify(world).checks if c.verdict == "fail"] == []
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ud.Schedule.cosine(math.inf, -math.inf),
+        ud.Schedule.cosine(20.0, 9.0),
+        ud.Schedule.cosine(-9.0, -20.0),
+        ud.Schedule.karras(0.5, 2.0),
+        ud.Schedule.polynomial(1.0, 3.0, -3.0),
+        ud.Schedule.from_betas(torch.linspace(0.01, 0.6, 10, dtype=torch.float64)),
+    ],
+    ids=["cosine, no ends", "cosine, high", "cosine, low", "karras, narrow", "polynomial, narrow", "ten betas"],
+)
+def test_no_true_schedule_is_violated(schedule) -> None:
+    checks = ud.verify(schedule, dtype="float64").checks
+    assert [(c.identity, c.world, c.detail) for c in checks if c.verdict == "fail"] == []
+
+
+def test_constant_variances_are_biased_on_gaussian_data_and_the_optimal_is_not() -> None:
+    # Item 11 on N(0, 0.7²) at 100 steps of the cosine schedule, the chain's law carried exactly from N(0, 1).
+    data = 0.49
+    core = ud.Diffusion(ud.Schedule.cosine(20.0, -20.0), OracleDenoiser(Gaussian([0.0], [[data]])))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    share = {}
+    for rule in ("posterior", "prior", "optimal"):
+        chain, var = core.chain(ud.TimeGrid.uniform(100), rule), 1.0
+        for k in range(100, 0, -1):
+            step = chain.step(one, k)
+            var = float(step.mean) ** 2 * var + float(step.var.flatten()[0])
+        share[rule] = var / data
+    assert share["posterior"] < 0.95 < share["optimal"] < 1.0 + 1e-8 < 1.005 < share["prior"]
+    assert share["optimal"] == pytest.approx(1.0, abs=1e-8)
 
 
 def test_a_networks_core_is_judged_by_structure_alone() -> None:

@@ -84,9 +84,10 @@ class CorrectorRatio(Algebraic):
     statement = r"E\|\delta g\|=r\,E\|\sqrt{2\delta}\,\xi\|"
     views = ("score",)
     source = "Song et al. 2021 (SDE), appendix G, algorithm 4"
-    conditions = "any score"
+    conditions = "any score, where data and noise are both heard"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         prediction = case.prediction
         x, score = case.xt, prediction.score.detach()
         # On the scale of the score's own level: a batch over forty nats of log-SNR has one norm only.
@@ -112,6 +113,7 @@ class PredictorAlone(Algebraic):
     conditions = "any core; two steps"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
         core: Diffusion = case.core
         low, high = case.log_snr_range
         places = torch.tensor([min(high, 2.0), max(low, -2.0)], dtype=torch.float64, device=case.device)
@@ -136,6 +138,7 @@ class CorrectorLevel(Algebraic):
     conditions = "any core; one step"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
         core: Diffusion = case.core
         low, high = case.log_snr_range
         s = float(case.schedule.time(0.5 * (max(low, -4.0) + min(high, 4.0))).detach())

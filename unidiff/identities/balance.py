@@ -146,10 +146,13 @@ class HmcBalance(_Balance):
 
 @register
 class LeapfrogVolume(Algebraic):
-    """The leapfrog's Jacobian in (x, p) is symplectic, MᵀJM = J: it keeps volume. κ: the size of M's products."""
+    """The leapfrog's Jacobian M in (x, p) is symplectic, along random u and w: it keeps volume.
+
+    κ: the norms of the three factors, and the rounding of the score's slope, as a log-density's.
+    """
 
     name = "leapfrog-symplectic"
-    statement = r"M^\top JM=J,\quad M=\frac{\partial(x',p')}{\partial(x,p)}"
+    statement = r"u^\top M^\top JMw=u^\top Jw,\quad M=\frac{\partial(x',p')}{\partial(x,p)}"
     views = ("score",)
     source = "Hairer, Lubich & Wanner 2006, theorem VI.3.4"
     subject = "schedule"
@@ -174,9 +177,12 @@ class LeapfrogVolume(Algebraic):
         form = torch.block_diag(eye, eye)[:, [*range(dim, 2 * dim), *range(dim)]] * torch.cat(
             [torch.ones(dim), -torch.ones(dim)]
         ).to(x).unsqueeze(1)
-        size = (jacobian.abs().mT @ form.abs() @ jacobian.abs()).amax((1, 2), keepdim=True)
-        reach = right_expand(log_prob_kappa(case, x, level.alpha, level.sigma), size)
-        yield Sides(jacobian.mT @ form @ jacobian, form.expand_as(jacobian), size * reach)
+        u = case.normal("symplectic", len(x), 2 * dim)
+        w = u @ form.mT + 0.3 * case.normal("symplectic too", len(x), 2 * dim)  # so that uᵀJw is no accident of zero
+        turned_u, turned_w = (torch.einsum("bij,bj->bi", jacobian, v) for v in (u, w))
+        size = turned_u.norm(dim=1) * turned_w.norm(dim=1) + u.norm(dim=1) * w.norm(dim=1)
+        own, plain = ((left @ form * right).sum(1) for left, right in ((turned_u, turned_w), (u, w)))
+        yield Sides(own, plain, size * (1 + case.dim + _norm(x) / level.sigma))
 
 
 @register

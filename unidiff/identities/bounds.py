@@ -3,6 +3,7 @@ r"""Items 21 to 23: the nats of one path, one term and all the terms of the vari
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from unidiff.core.level import NoiseLevel
 from unidiff.identities.case import Case
 from unidiff.identities.chains import grid_of
 from unidiff.identities.kernels import density_kappa
-from unidiff.identities.laws import Algebraic, Order, Sides
-from unidiff.identities.orders import SMOOTH, smooth_time
+from unidiff.identities.laws import Algebraic, MonteCarlo, Order, Sides
+from unidiff.identities.orders import smooth_time
 from unidiff.identities.registry import register
 
 
@@ -96,11 +97,12 @@ class TermKl(Algebraic):
     )
     views = ("core", "vae", "score")
     source = "Kingma et al. 2021, eq. 13 and 14"
-    conditions = "shared (posterior) variance"
+    conditions = "shared (posterior) variance; in float32 where data and noise are both heard"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
         grid = grid_of(case)
-        for k in range(2, grid.steps + 1):
+        for k in range(2, grid.steps + 1 - case.reaches_zero_snr):
             term = _Term(case, grid, k)
             by_x0, by_eps = term.by_x0(case), term.by_eps(case)
             yield Sides(term.kl, by_x0, term.kappa + by_x0)
@@ -108,8 +110,12 @@ class TermKl(Algebraic):
 
 
 @register
-class DiscreteLoss(Algebraic):
-    """Item 23: the terms' sum is T times their mean under a uniform index. κ: the terms' own."""
+class DiscreteLoss(MonteCarlo):
+    """Item 23: with i drawn, T times the weighted error of one step is the sum of all the steps' KLs, by the kernels.
+
+    Size: the sum. Data and noise are the same on both sides, so that only the choice of i is left to chance; the steps
+    are even in √SNR, which makes the terms alike and a wrong one heard.
+    """
 
     name = "discrete-loss"
     statement = (
@@ -118,15 +124,26 @@ class DiscreteLoss(Algebraic):
     )
     views = ("vae", "score")
     source = "Kingma et al. 2021, eq. 14"
-    conditions = "shared (posterior) variance"
+    conditions = "shared (posterior) variance; data that are more than one point"
+    bound = 0.25
 
-    def sides(self, case: Case) -> Iterable[Sides]:
-        grid = grid_of(case)
-        terms = [_Term(case, grid, k) for k in range(1, grid.steps + 1)]
-        each = torch.stack([term.by_eps(case) for term in terms])
-        total = sum((term.kl for term in terms), torch.zeros_like(each[0]))
-        kappa = sum((term.kappa + term.eps_kappa(case) for term in terms), torch.zeros_like(each[0]))
-        yield Sides(total, len(terms) * each.mean(0), kappa)
+    def applies(self, case: Case) -> bool:
+        return case.has_spread
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        heard = case.heard
+        ends = (0.5 * torch.tensor(heard.log_snr_range, dtype=torch.float64)).exp()
+        marks = 2 * torch.linspace(float(ends[1]), float(ends[0]), 6, dtype=torch.float64).log()[:-1]
+        times = heard.schedule.time(marks.to(case.device)).detach()
+        grid = TimeGrid([*times.tolist(), 1.0])
+        n = min(case.draws, 512 if case.dim > 16 else 16384)
+        many = replace(heard, batch=n)
+        terms = [_Term(many, grid, k) for k in range(1, grid.steps + 1)]
+        total = torch.stack([term.kl for term in terms]).sum(0)
+        drawn = (case.uniform("index", n) * grid.steps).long()
+        each = torch.stack([term.by_eps(many) for term in terms])
+        one = each.gather(0, drawn[None])[0]
+        return total - grid.steps * one, total.mean().reshape(1)
 
 
 @register
@@ -142,15 +159,14 @@ class TermRate(Order):
     source = "Kingma et al. 2021, eq. 15 and appendix E"
 
     def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64
+        return case.dtype == torch.float64 and case.has_spread
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
-        low, high = case.log_snr_range
-        t = smooth_time(case.schedule, 0.5 * (max(low, -4.0) + min(high, 4.0)))
+        t, room = smooth_time(case.schedule, 0.5 * sum(case.window(-4.0, 4.0)))
         rate = -float(case.schedule.log_snr_derivative(t).detach())
         steps, errors = [], []
         for k in range(4):
-            dt = min(0.05 / rate, SMOOTH) / 2**k
+            dt = min(0.05 / rate, room) / 2**k
             term = _Term(case, TimeGrid([t - dt, t, 1.0]), 1)
             error2 = (case.noise - term.eps).flatten(1).square().sum(1)
             steps.append(dt)

@@ -8,7 +8,7 @@ denoiser of a real data set is asked once. Path: x_r, x_s, x_t along the forward
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,6 +20,8 @@ from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
 from unidiff.core.process import ForwardProcess
 from unidiff.core.schedule import Schedule
+from unidiff.identities.window import Window
+from unidiff.worlds import PointCloud
 from unidiff.worlds.world import World
 
 LOG_SNR_BOUND = 20.0
@@ -93,6 +95,47 @@ class Case:
         low, high = ends.clamp(-LOG_SNR_BOUND, LOG_SNR_BOUND).tolist()
         return low, high
 
+    def window(self, low: float, high: float) -> tuple[float, float]:
+        """What the schedule has of [low, high]; the nearest stretch of it as wide, where that is less than a nat."""
+        least, most = self.log_snr_range
+        inner = max(low, least), min(high, most)
+        if inner[1] - inner[0] >= min(1.0, most - least):
+            return inner
+        width = min(high - low, most - least)
+        start = min(max(low, least), most - width)
+        return start, start + width
+
+    def overlaps(self, low: float, high: float) -> bool:
+        """Whether the schedule has at least a nat of [low, high]."""
+        least, most = self.log_snr_range
+        return min(high, most) - max(low, least) >= 1.0
+
+    @cached_property
+    def has_spread(self) -> bool:
+        """Whether the data are more than one point, so that there is something to estimate."""
+        return bool(self.world.variance.sum() > 0)
+
+    @property
+    def reaches_zero_snr(self) -> bool:
+        """Whether α is 0 at t = 1, where nothing can be divided by it."""
+        return float(self.schedule.alpha(1.0).detach()) == 0.0
+
+    @cached_property
+    def heard(self) -> Case:
+        """The case on the part of its schedule where data and noise are both heard, as a schedule of its own.
+
+        There (4 nats each side of equal scales; less for a data set, whose points are told apart sooner) the terms of a
+        chain and of a second derivative are of the size of their sum.
+        """
+        span = (-6.0, -1.0) if isinstance(self.world, PointCloud) else (-4.0, 4.0)
+        inside = Window.between(self.schedule, *self.window(*span))
+        return replace(self, core=Diffusion(inside, self.core.denoiser))
+
+    @property
+    def legible(self) -> Case:
+        """Itself in float64; in float32, which has seven digits to lose, :attr:`heard`."""
+        return self if self.dtype == torch.float64 else self.heard
+
     @cached_property
     def times(self) -> tuple[Tensor, Tensor, Tensor]:
         """r < s < t, each ``[B]``, float64."""
@@ -100,10 +143,11 @@ class Case:
         u = (
             torch.arange(self.batch, dtype=torch.float64, device=self.device) + self.uniform("t", self.batch)
         ) / self.batch
-        at_t = low + (high - 0.1 - low) * u
+        room = min(0.1, 0.1 * (high - low))
+        at_t = low + (high - room - low) * u
         share = 0.02 + 0.96 * self.uniform("s", 2, self.batch)
         at_s = at_t + (high - at_t) * share[0]
-        at_s[::4] = at_t[::4] + 1e-3
+        at_s[::4] = at_t[::4] + 0.01 * room
         at_r = at_s + (high - at_s) * share[1]
         r, s, t = (self.schedule.time(v).detach() for v in (at_r, at_s, at_t))
         return r, s, t
@@ -195,8 +239,7 @@ class Draws:
     @staticmethod
     def of(case: Case) -> Draws:
         n = case.draws
-        low, high = case.log_snr_range
-        low, high = max(low, -3.0), min(high, 3.0)
+        low, high = case.window(-3.0, 3.0)
         log_snr = low + (high - low) * (torch.arange(n, dtype=torch.float64, device=case.device) + 0.5) / n
         t = case.schedule.time(log_snr).detach()
         x0 = case.world.sample(n, generator=case.generator("draws")).reshape(-1, *case.core.event_shape)

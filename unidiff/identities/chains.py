@@ -1,4 +1,4 @@
-r"""Items 7, 10 and 11, and the tables: every sampler's row is the chain's kernel or one of its kin."""
+r"""Items 7 and 10: a chain in the other convention, and every sampler's step as the chain's kernel or one of its kin."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import right_expand
-from unidiff.core.denoiser import Denoiser, DenoiserLike, RescaledDenoiser
+from unidiff.core.denoiser import RescaledDenoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
-from unidiff.core.prediction import Kind, Prediction
+from unidiff.core.prediction import Prediction
 from unidiff.core.sampling import Sampler
 from unidiff.identities.case import Case
-from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
+from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
 
 STEPS = 5
@@ -23,8 +23,7 @@ STEPS = 5
 
 def grid_of(case: Case, steps: int = STEPS) -> TimeGrid:
     """A grid over the log-SNRs that the case visits, from the highest to t = 1."""
-    low, high = case.log_snr_range
-    low, high = max(low, -8.0), min(high, 8.0)
+    low, high = case.window(-8.0, 8.0)
     inner = torch.linspace(high, low, steps, dtype=torch.float64)
     times = case.schedule.time(inner.to(case.device)).detach().cpu()
     if times[-1] > 1 - 1e-6:
@@ -32,7 +31,7 @@ def grid_of(case: Case, steps: int = STEPS) -> TimeGrid:
     return TimeGrid([*times.tolist(), 1.0])
 
 
-class _Frozen:
+class Frozen:
     """A denoiser whose x̂_0 is a fixed linear map of the state: the subject of one-row comparisons."""
 
     def __init__(self, event_shape: tuple[int, ...]) -> None:
@@ -108,9 +107,14 @@ class DdimExponential(Algebraic):
     )
     views = ("core", "score", "paths")
     source = "Song et al. 2021 (DDIM), eq. 13; Lu et al. 2022, eq. 3.3"
+    conditions = "a last level with some signal; in float32 where data and noise are both heard"
+
+    def applies(self, case: Case) -> bool:
+        return not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        core = Diffusion(case.schedule, _Frozen(case.core.event_shape))
+        case = case.legible
+        core = Diffusion(case.schedule, Frozen(case.core.event_shape))
         grid = grid_of(case, 3)
         own = Sampler(core, grid, "ddim", graph=False)
         t, s = (case.schedule.level(v, case.x0) for v in (grid.times[-1], grid.times[-2]))
@@ -132,90 +136,47 @@ class DdimExponential(Algebraic):
 
 @register
 class AncestralIsChain(Algebraic):
-    """The ancestral table, DDIM at η = 1 and the chain's own kernels walk one path on one noise. κ: the walk's sizes."""
+    """The ancestral table, DDIM at η = 1 and the chain's own kernels walk one path on one noise: DDPM's textbook's.
+
+    The three share :func:`~unidiff.core.process.bridge`, by design; the textbook's coefficients are made here from α
+    and σ². κ: the walk's sizes.
+    """
 
     name = "ancestral-is-chain"
-    statement = r"\mathrm{ancestral}=\mathrm{DDIM}(\eta{=}1)=\prod_k p_\theta(x_{k-1}|x_k)"
+    statement = (
+        r"\mathrm{ancestral}=\mathrm{DDIM}(\eta{=}1)=\prod_k p_\theta(x_{k-1}|x_k),\quad "
+        r"\mu=\frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2}x_t+\frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2}\hat x_0"
+    )
     views = ("core", "vae", "rl")
-    source = "Ho et al. 2020, algorithm 2; Song et al. 2021 (DDIM), section 4.1"
+    source = "Ho et al. 2020, eq. 7 and algorithm 2; Song et al. 2021 (DDIM), section 4.1"
+    conditions = "any schedule; in float32 where data and noise are both heard"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        core = Diffusion(case.schedule, _Frozen(case.core.event_shape))
+        case = case.legible
+        core = Diffusion(case.schedule, Frozen(case.core.event_shape))
         grid = grid_of(case)
         xt = case.schedule.prior_std * case.noise
         noise = case.normal("ancestral", grid.steps, *xt.shape)
-        chain, walked, size = core.chain(grid), xt, xt.abs()
+        chain, walked, by_book, size = core.chain(grid), xt, xt, xt.abs()
+        alpha, var = (v.detach() for v in (case.schedule.alpha(grid.times), case.schedule.sigma(grid.times).square()))
         for k in range(grid.steps, 0, -1):
             step = chain.step(walked, k)
             walked = step.sample(noise=noise[grid.steps - k])
-            gain = (chain.table.on_xt[k - 1] + chain.table.on_x0[k - 1] * chain.levels[k].alpha).to(xt).detach()
+            ratio = alpha[k] / alpha[k - 1]
+            jump = var[k] - ratio.square() * var[k - 1]
+            on_xt, on_x0 = ratio * var[k - 1] / var[k], alpha[k - 1] * jump / var[k]
+            guess = alpha[k] / (alpha[k].square() + var[k])
+            std = (var[k - 1] * jump / var[k]).sqrt()
+            by_book = (on_xt + on_x0 * guess).to(xt) * by_book + std.to(xt) * noise[grid.steps - k]
+            gain = (on_xt + on_x0 * guess).to(xt)
             size = gain * size + step.std * noise[grid.steps - k].abs() * (1 + step.log_var.abs())
+        kappa = size + walked.detach().abs()
+        yield Sides(walked.detach(), by_book, kappa)
         for sampler in (
             Sampler(core, grid, "ancestral", graph=False),
             Sampler(core, grid, "ddim", eta=1.0, graph=False),
         ):
-            yield Sides(sampler(xt, noise=noise), walked.detach(), size + walked.detach().abs())
-
-
-@register
-class PriorVariance(Algebraic):
-    """The two constant variances are q(x_s|x_t,x_0)'s and q(x_t|x_s)'s. κ: 1 + the stored logs."""
-
-    name = "chain-variances"
-    statement = r"v_\mathrm{posterior}=\sigma_s^2c,\quad v_\mathrm{prior}=\sigma^2_{t|s}"
-    views = ("core", "vae", "rl")
-    source = "Ho et al. 2020, section 3.2"
-    subject = "schedule"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        core = Diffusion(case.schedule, _Frozen(case.core.event_shape))
-        grid = grid_of(case)
-        for k in range(2, grid.steps + 1):
-            s, t = grid.times[k - 1], grid.times[k]
-            posterior, prior = (core.chain(grid, rule).step(case.x0, k) for rule in ("posterior", "prior"))
-            var_s, var_t = (case.schedule.sigma(v).detach().square() for v in (s, t))
-            ratio = (case.schedule.alpha(t) / case.schedule.alpha(s)).detach()
-            plain = var_t - ratio.square() * var_s
-            for own, value in ((prior, plain), (posterior, plain * var_s / var_t)):
-                lost = 1 + torch.finfo(torch.float64).eps / case.eps * var_t / plain
-                kappa = value * (lost + own.log_var.abs().to(torch.float64))
-                yield Sides(own.var.to(torch.float64), value, kappa)
-
-
-@register
-class OptimalVariance(MonteCarlo):
-    """Item 11: with the exact x̂_0 and the optimal variance, one step has the right second moment, at any step size.
-
-    Draws: x_t ~ q_t with its own x_s ~ q(x_s|x_t, x_0); compared per dimension, x_s² against mean² + variance.
-    """
-
-    name = "optimal-variance"
-    statement = r"E\left[\mu^2+\sigma_s^2c+(\alpha_sc)^2\mathrm{Var}[x_0|x_t]\right]=E[x_s^2]"
-    views = ("core", "vae")
-    source = "Bao et al. 2022 (Analytic-DPM), theorem 1"
-    conditions = "the exact denoiser"
-    subject = "optimal"
-
-    def applies(self, case: Case) -> bool:
-        return hasattr(case.core.denoiser, "x0_variance")
-
-    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        low, high = case.log_snr_range
-        ends = torch.tensor([max(low, -2.0), min(high, 2.0)], dtype=torch.float64, device=case.device)
-        t, s = case.schedule.time(ends).detach().cpu().tolist()
-        grid = TimeGrid([s, t, 1.0]) if t < 1 - 1e-9 else TimeGrid([s, 1.0])
-        chain = case.core.chain(grid, "optimal")
-        # The posterior covariance of a data set is dear, and a few hundred draws are power enough in many dimensions.
-        every = slice(None, None, 4 if case.dim > 16 else 1)
-        x0, noise = case.mixed.x0[every], case.mixed.noise[every]
-        at_t, at_s = case.schedule.level(t, x0), case.schedule.level(s, x0)
-        xt = (at_t.alpha * x0 + at_t.sigma * noise).detach()
-        step = chain.step(xt, 1)
-        xs = case.process.posterior(xt, x0, s, t).sample(case.generator("optimal"))
-        own, drawn = (v.flatten(1).square().mean(1) for v in (xs, step.mean))
-        variance = step.var.expand_as(xt).flatten(1).mean(1)
-        size = at_s.alpha.detach() ** 2 * case.world.variance.flatten().mean() + at_s.sigma.detach() ** 2
-        return own - drawn - variance, size.reshape(1)
+            yield Sides(sampler(xt, noise=noise), by_book, kappa)
 
 
 @register
@@ -233,7 +194,7 @@ class ChainMean(Algebraic):
     def sides(self, case: Case) -> Iterable[Sides]:
         grid = grid_of(case)
         chain = case.core.chain(grid)
-        for k in (2, grid.steps):
+        for k in (2, grid.steps - case.reaches_zero_snr):
             s, t = grid.times[k - 1], grid.times[k]
             at_t = case.schedule.level(t, case.x0)
             xt = (at_t.alpha * case.x0 + at_t.sigma * case.noise).detach()
@@ -244,105 +205,3 @@ class ChainMean(Algebraic):
             mean = share * xt / ratio.to(xt) + (1 - share) * case.schedule.alpha(s).detach().to(xt) * x0
             kappa = _mean_kappa(case, xt, at_t, share / ratio, case.schedule.alpha(s).detach())
             yield Sides(chain.step(xt, k).mean.detach(), mean, kappa)
-
-
-@register
-class FoldedTables(Algebraic):
-    """A network's output folded into a sampler's rows gives the rows' own result, for each prediction and method.
-
-    κ: for each row |a x| + |b|·(|p x| + |q F|), carried through the run by its gains.
-    """
-
-    name = "folded-tables"
-    statement = r"(a+bp)\,x+(bq)\,F = a\,x+b\,\hat x_0,\quad \hat x_0=p\,x+q\,F"
-    views = ("core", "paths")
-    source = "Salimans & Ho 2022, appendix D"
-    subject = "schedule"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        grid = grid_of(case, 4)
-        x = case.schedule.prior_std * case.noise
-        plain = Diffusion(case.schedule, _Frozen(case.core.event_shape))
-        kinds: tuple[Kind, ...] = ("x0", "v", "eps")
-        for method in ("ddim", "heun", "dpm++2m"):
-            expected = Sampler(plain, grid, method, graph=False)(x)
-            for kind in kinds:
-                network = _as_network(plain.denoiser, kind, case)
-                core = Diffusion(case.schedule, Denoiser(network, case.core.event_shape, kind))
-                found = Sampler(core, grid, method, graph=False)(x)
-                # Each row's x̂_0 rounds as σ/α·|F|, at most the ratio of the noisiest level; α of the next shrinks it.
-                ratios = (-0.5 * case.schedule.log_snr(grid.times).detach()).exp()
-                gain = (1 + (ratios[1:] / ratios[:-1]).max()) * (1 + ratios[-1] / ratios[-2])
-                yield Sides(found, expected, gain.to(x) * (expected.abs() + case.noise.abs() + 1))
-
-
-class _Affine:
-    """x̂_0 = u + λ w whatever the state: what a multistep method extrapolates without error."""
-
-    def __init__(self, at_zero: Tensor, slope: Tensor) -> None:
-        self.at_zero, self.slope = at_zero, slope
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return tuple(self.at_zero.shape[1:])
-
-    def at(self, log_snr: Tensor) -> Tensor:
-        return self.at_zero + log_snr.to(self.slope) * self.slope
-
-    def __call__(
-        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
-    ) -> Prediction:
-        return Prediction(xt, level, {"x0": self.at(level.log_snr)}, guarded=False)
-
-
-@register
-class MultistepMidpoint(Algebraic):
-    """Two steps of unequal length, the first DDIM's, the second with x̂_0 as it is in the middle of the step.
-
-    The order alone does not see a wrong ratio of the steps: its errors (h² − h_before²)/2 telescope. κ: the terms.
-    """
-
-    name = "multistep-midpoint"
-    statement = (
-        r"\frac{x_s}{\sigma_s}=\frac{x_t}{\sigma_t}+\left(\frac{\alpha_s}{\sigma_s}-\frac{\alpha_t}{\sigma_t}\right)"
-        r"\hat x_0\left(\tfrac{\lambda_s+\lambda_t}{2}\right)"
-    )
-    views = ("core", "paths")
-    source = "Lu et al. 2022 (DPM-Solver++), algorithm 2"
-    conditions = "any schedule; a denoiser that is affine in the log-SNR"
-    subject = "schedule"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        low, high = case.log_snr_range
-        last = torch.tensor([1.0], dtype=torch.float64, device=case.device)
-        start = max(float(case.schedule.log_snr(last).detach()), low)
-        marks = torch.tensor([start + 0.6 * (high - start), start + 0.25 * (high - start)], dtype=torch.float64)
-        grid = TimeGrid([*case.schedule.time(marks.to(case.device)).detach().tolist(), 1.0])
-        law = _Affine(case.x0, 0.1 * case.normal("affine", *case.x0.shape))
-        end, middle, first = (case.schedule.level(grid.times[k], case.x0) for k in (2, 1, 0))
-        xt = case.schedule.prior_std * case.noise
-        walked, kappa = xt, xt.abs()
-        for before, after, seen in (
-            (end, middle, law.at(end.log_snr)),
-            (middle, first, law.at(0.5 * (middle.log_snr + first.log_snr))),
-        ):
-            keep = after.sigma / before.sigma
-            gain = after.alpha - keep * before.alpha
-            walked = (keep * walked + gain * seen).detach()
-            reach = case.x0.abs() + law.slope.abs() * (before.log_snr.abs() + after.log_snr.abs())
-            # The coefficient on x̂_0 is extrapolated from two values, 1 + 1/2r and −1/2r.
-            kappa = (keep * kappa + after.alpha * 4 * reach).detach()
-        found = Sampler(Diffusion(case.schedule, law), grid, "dpm++2m", graph=False)(xt)
-        yield Sides(found, walked, kappa)
-
-
-def _as_network(denoiser: DenoiserLike, kind: Kind, case: Case):  # noqa: ANN202 - a closure of the network protocol
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-
-    def network(x: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
-        # A log-SNR in float32 may round past the schedule's own end.
-        low, high = case.schedule.log_snr(ends.to(noise.device)).detach()
-        level = case.schedule.level_at(noise[:1].to(torch.float64).clamp(low, high), x)
-        return getattr(denoiser(x, level), kind)
-
-    return network

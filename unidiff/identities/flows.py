@@ -70,9 +70,11 @@ class FokkerPlanck(Algebraic):
     statement = r"\partial_t\log q+fD+f\,z\cdot s-\frac12g^2\left(\nabla\cdot s+\|s\|^2\right)=0"
     views = ("score", "thermo")
     source = "Song et al. 2021 (SDE), appendix D.1"
+    conditions = "any schedule; in float32 where data and noise are both heard"
     subject = "schedule"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
         few = slice(None, None, max(1, case.batch // 16))
         z, t, level = case.xt[few], case.t[few], case.level[few]
         rate = -case.schedule.log_snr_derivative(t).detach()
@@ -163,8 +165,8 @@ class FlowMap(Quadrature):
 
 
 def _span(case: Case, first: float, last: float) -> tuple[float, float]:
-    low, high = case.log_snr_range
-    return min(max(first, low), high), min(max(last, low), high)
+    low, high = case.window(min(first, last), max(first, last))
+    return (low, high) if first < last else (high, low)
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,12 @@ class ForwardLimit(Order):
     statement = r"\mathrm{KL}(q(x_1|x_0)\,\|\,N(0,I))=O(\alpha_1^2)\to0"
     views = ("core", "vae", "thermo")
     source = "Ho et al. 2020, section 4; Kingma et al. 2021, eq. 12"
-    conditions = "the schedule's λ, read variance preserving; as low as it goes"
+    conditions = "the schedule's λ, read variance preserving; as low as it goes, and at least to −4"
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64
+        low, high = case.log_snr_range
+        return case.dtype == torch.float64 and low <= -4.0 and high >= low + 4.0
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         schedule: Schedule = case.schedule.as_vp()

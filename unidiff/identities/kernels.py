@@ -77,7 +77,7 @@ class BayesDensity(Algebraic):
 
 @register
 class DdpmClosedForm(Algebraic):
-    """Item 3: μ̃ and β̃ in β and ᾱ, on betas read off the schedule at i/T.
+    """Item 3: μ̃ and β̃ in β and ᾱ, on betas linear, cosine and random, and on those read off the schedule at i/T.
 
     κ: the textbook's 1 − ᾱ_{i−1} loses 1/(1 − ᾱ_{i−1}) in float64; the kernel's variance is stored as its log.
     """
@@ -89,25 +89,32 @@ class DdpmClosedForm(Algebraic):
         r"\tilde\beta=\frac{1-\bar\alpha_{s}}{1-\bar\alpha_t}\beta_t"
     )
     views = ("core", "vae", "rl")
-    source = "Ho et al. 2020, eq. 7"
+    source = "Ho et al. 2020, eq. 7; Nichol & Dhariwal 2021, eq. 17"
     subject = "schedule"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        steps = case.batch + 1
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=case.device)[1:]
+        times = torch.linspace(0, 1, case.batch + 2, dtype=torch.float64, device=case.device)[1:]
         log_bar = 2 * case.schedule.as_vp().log_alpha(times).detach()
         jumps = torch.cat([log_bar[:1], log_bar.diff()])
-        betas = -torch.expm1(jumps)
-        betas = betas.clamp(1e-12, 1 - 1e-12)
+        linear = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device=case.device)
+        angle = 0.5 * torch.pi * (torch.linspace(0, 1, 401, dtype=torch.float64, device=case.device) + 0.008) / 1.008
+        cosine = 1 - (angle[1:].cos() / angle[:-1].cos()).square()
+        for betas in (-torch.expm1(jumps), linear, cosine.clamp(max=0.999), 0.3 * case.uniform("betas", 200)):
+            yield from self._on(case, betas.clamp(1e-12, 1 - 1e-12))
+
+    @staticmethod
+    def _on(case: Case, betas: Tensor) -> Iterable[Sides]:
+        steps = betas.numel()
         q = ForwardProcess(Schedule.from_betas(betas))
-        i = torch.arange(2, steps + 1, dtype=torch.float64, device=case.device)
+        i = torch.linspace(2, steps, case.batch, dtype=torch.float64, device=case.device).round()
         own = q.posterior(case.xt, case.x0, (i - 1) / steps, i / steps)
         bar = torch.cumprod(1 - betas, 0)
-        beta, bar_t, bar_s = betas[1:], bar[1:], bar[:-1]
+        index = i.long() - 1
+        beta, bar_t, bar_s = betas[index], bar[index], bar[index - 1]
         on_x0, on_xt = bar_s.sqrt() * beta / (1 - bar_t), (1 - beta).sqrt() * (1 - bar_s) / (1 - bar_t)
         mean = case.expand(on_x0) * case.x0 + case.expand(on_xt) * case.xt
-        # (1 - beta) loses 1/(1 - beta) for a beta near one, in 1 - bar and in the product both.
-        lost = steps / (1 - bar_s) + 1 / (1 - beta)
+        # (1 - beta) loses 1/(1 - beta) for a beta near one, in 1 - bar and in the product both; and 1 - beta loses beta.
+        lost = steps / (1 - bar_s) + 1 / (1 - beta) + 1 / beta
         condition = 1 + case.expand(torch.finfo(torch.float64).eps / case.eps * lost)
         size = case.expand(on_x0) * case.x0.abs() + case.expand(on_xt) * case.xt.abs()
         yield Sides(own.mean, mean, size * condition)
@@ -126,6 +133,7 @@ class DdimMarginals(Algebraic):
     )
     views = ("core", "score")
     source = "Song et al. 2021 (DDIM), eq. 7 and lemma 1"
+    conditions = "ς² = η²σ_s²c with η in [0, 1]: what the core offers of the family's 0 ≤ ς² ≤ σ_s²"
     subject = "schedule"
 
     def sides(self, case: Case) -> Iterable[Sides]:

@@ -1,6 +1,8 @@
 r"""The five laws of tolerance. An identity declares which one judges it; nobody picks a number by hand.
 
-algebraic     |lhs − rhs| ≤ c·eps(dtype)·κ with c = 64 throughout, κ the identity's own stated condition.
+algebraic     |lhs − rhs| ≤ c·eps(dtype)·κ with c = 64 throughout, κ the identity's own stated condition, finite. What is
+              allowed must be small beside what is compared: in each pair of sides, at most a tenth of the value for at
+              least half of the members; else the verdict is inconclusive, never pass.
 quadrature    |lhs − rhs| ≤ tolerance, both refined until their own error estimate is a tenth of it.
 monte_carlo   a z-test of mean difference zero. The suite makes fewer than 2^20 z-scores in one run; each is tested at
               1e-6/2^20, so a run of true identities raises an alarm with probability below 1e-6 (Bonferroni). The
@@ -26,6 +28,7 @@ from unidiff.identities.case import Case
 from unidiff.identities.report import Check, Law, Verdict
 
 ALGEBRAIC_C = 64.0
+BLIND = 0.1
 ORDER_SLACK = 0.2
 FAMILY_ALARM = 1e-6
 MOST_SCORES = 2**20
@@ -109,17 +112,34 @@ class Algebraic(Identity):
         """Each pair to be compared, in the case's dtype."""
 
     def judge(self, case: Case) -> Judgement:
-        worst = 0.0
-        for pair in self.sides(case):
-            difference = (pair.lhs.to(torch.float64) - pair.rhs.to(torch.float64)).abs()
-            kappa = pair.kappa.to(torch.float64).abs()
-            ratio = torch.where(difference == 0, difference, difference / kappa)
-            found = float(ratio.detach().max())
-            worst = found if math.isnan(found) else max(worst, found)
-            if math.isnan(worst):
-                break
         tolerance = ALGEBRAIC_C * torch.finfo(case.dtype).eps
-        return Judgement(worst, tolerance, "pass" if worst <= tolerance else "fail")
+        worst, caught = 0.0, 0.0
+        for pair in self.sides(case):
+            lhs, rhs, kappa = (v.detach().to(torch.float64) for v in (pair.lhs, pair.rhs, pair.kappa))
+            if not bool(torch.isfinite(kappa).all()):
+                return Judgement(
+                    math.inf, tolerance, "fail", detail="the condition κ is not finite: nothing is allowed"
+                )
+            difference, kappa = (lhs - rhs).abs(), kappa.abs()
+            ratio = torch.where(difference == 0, difference, difference / kappa)
+            found = float(ratio.max())
+            if math.isnan(found):
+                return Judgement(found, tolerance, "fail", detail="a side is not a number")
+            worst, caught = max(worst, found), max(caught, _caught(lhs, rhs, tolerance * kappa))
+        if worst > tolerance:
+            verdict: Verdict = "fail"
+        else:
+            verdict = "pass" if caught <= BLIND else "inconclusive"
+        detail = f"a relative violation of {caught:.1e} would have been caught (bound {BLIND:.0%})"
+        return Judgement(worst, tolerance, verdict, caught, detail)
+
+
+def _caught(lhs: Tensor, rhs: Tensor, allowed: Tensor) -> float:
+    """The relative violation that half of a pair's members would have shown; members that are zero have no such size."""
+    size = torch.maximum(lhs.abs(), rhs.abs())
+    size, allowed = torch.broadcast_tensors(size, allowed)
+    relative = (allowed / size)[size > 0]
+    return float(relative.median()) if relative.numel() else 0.0
 
 
 class MonteCarlo(Identity):
@@ -130,18 +150,19 @@ class MonteCarlo(Identity):
 
     @abstractmethod
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        """Per-draw differences ``[n]`` or ``[n, K]`` of mean zero, and the size of what is compared, ``[]`` or ``[K]``."""
+        """Per-draw differences ``[n]`` or ``[n, K]`` of mean zero, and the size of their terms, ``[]`` or ``[K]``."""
 
     def judge(self, case: Case) -> Judgement:
         difference, size = self.differences(case)
         difference = difference.detach().to(torch.float64).reshape(difference.shape[0], -1)
+        size = size.detach().to(torch.float64).abs()
         error = difference.std(0) / math.sqrt(difference.shape[0])
-        # Rounding in the draws themselves, which no number of draws averages away.
-        floor = ALGEBRAIC_C * torch.finfo(case.dtype).eps * difference.abs().mean(0)
-        excess = (difference.mean(0).abs() - floor).clamp(min=0)
-        # Draws that all agree exactly have no spread to measure an excess of zero by.
-        score = float(torch.where(excess == 0, excess, excess / error).max())
-        caught = float((Z_POWER * error / size.detach().to(torch.float64)).max())
+        # Rounding in the terms, which no number of draws averages away; where their draws are all alike, it is all there is.
+        floor = ALGEBRAIC_C * torch.finfo(case.dtype).eps * torch.maximum(size, difference.abs().mean(0))
+        above = (difference.mean(0).abs() - floor).clamp(min=0)
+        score = float(torch.where(above == 0, above, above / error).max())
+        unseen = Z_POWER * error + floor
+        caught = float(torch.where(unseen == 0, unseen, unseen / size).max())
         if not math.isfinite(score) or score > Z_LIMIT:
             verdict: Verdict = "fail"
         else:

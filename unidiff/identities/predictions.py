@@ -23,6 +23,12 @@ def _sizes(case: Case, source: Kind, value: Tensor) -> dict[Kind, Tensor]:
     return sizes
 
 
+def _said(case: Case, kind: Kind) -> Tensor:
+    """What the core says, and something of the size of its unit more: the table holds of any value, also of a new net's."""
+    unit = 1 / case.expand(case.level.sigma) if kind == "score" else 1.0
+    return getattr(case.prediction, kind).detach() + unit * case.normal(f"said {kind}", *case.x0.shape)
+
+
 @register
 class ConversionsDefine(Algebraic):
     """From each kind, the converted four obey the definitions. κ: each term's own |p x_t| + |q value|."""
@@ -35,7 +41,7 @@ class ConversionsDefine(Algebraic):
     def sides(self, case: Case) -> Iterable[Sides]:
         alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
         for source in KINDS:
-            value = getattr(case.prediction, source).detach()
+            value = _said(case, source)
             p = Prediction.of(source, value, case.xt, case.level)
             size = _sizes(case, source, value)
             yield Sides(
@@ -43,7 +49,7 @@ class ConversionsDefine(Algebraic):
                 case.xt,
                 alpha * size["x0"] + sigma * size["eps"] + case.xt.abs(),
             )
-            yield Sides(alpha * p.eps - sigma * p.x0, p.v, alpha * size["eps"] + sigma * size["x0"] + size["v"])
+            yield Sides(alpha * p.eps, sigma * p.x0 + p.v, alpha * size["eps"] + sigma * size["x0"] + size["v"])
             yield Sides(-sigma * p.score, p.eps, sigma * size["score"] + size["eps"])
 
 
@@ -58,7 +64,7 @@ class ConversionsRoundTrip(Algebraic):
 
     def sides(self, case: Case) -> Iterable[Sides]:
         for source in KINDS:
-            value = getattr(case.prediction, source).detach()
+            value = _said(case, source)
             size = _sizes(case, source, value)
             for target in KINDS:
                 there = getattr(Prediction.of(source, value, case.xt, case.level), target)

@@ -25,7 +25,7 @@ from unidiff.identities.flows import motion_kappa, moving
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.likelihoods import smooth
 from unidiff.identities.registry import register
-from unidiff.identities.scores import smooth_field
+from unidiff.identities.scores import jacobian_kappa, smooth_field
 from unidiff.score import ProbabilityFlow, ScoreModel, divergence, reverse_drift, reverse_sde
 from unidiff.train.loss import denoising_loss
 
@@ -40,7 +40,7 @@ def _some(case: Case, n: int) -> slice:
 
 @register
 class ModelCovariance(Algebraic):
-    """Item 12 by the core's own Jacobian: ScoreModel.covariance against the world's posterior covariance.
+    """Item 12 by the core's own Jacobian: ScoreModel.covariance against the world's, along random directions.
 
     κ: σ²/α times the Jacobian's own (that of ``symmetric-jacobian``): what differentiating a softmax subtracts.
     """
@@ -53,16 +53,17 @@ class ModelCovariance(Algebraic):
     subject = "optimal"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         some = _some(case, 16)
         z, t, level = case.xt[some], case.t[some], case.level[some]
         own = ScoreModel(case.core).covariance(z, t)
-        posterior = case.world.posterior(z, level.alpha, level.sigma)
-        mean, trace = posterior.mean.flatten(1), posterior.variance.clamp(min=0).flatten(1).sum(1)
-        reach = z.flatten(1).norm(dim=1)
-        off = (z.flatten(1) - level.alpha[:, None] * mean).norm(dim=1)
-        logit = case.dim + reach * case.dim**0.5 / level.sigma
-        lost = level.alpha * trace * logit + reach * trace.sqrt() + mean.norm(dim=1) * off
-        yield Sides(own, posterior.covariance, (lost / level.alpha)[:, None, None])
+        exact = case.world.posterior(z, level.alpha, level.sigma).covariance
+        u = case.normal("covariance", *z.shape).flatten(1)
+        w = torch.einsum("bij,bj->bi", exact, u)
+        gain = level.sigma.square() / level.alpha
+        for left, right in ((u, u), (w, u)):
+            found, known = (torch.einsum("bi,bij,bj->b", left, m, right) for m in (own, exact))
+            yield Sides(found, known, gain * jacobian_kappa(case, z, level, left, right))
 
 
 @register
@@ -172,6 +173,7 @@ class AndersonMarginals(Algebraic):
         return smooth(case)
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         some = _some(case, 16)
         z, t, level = case.xt[some], case.t[some], case.level[some]
         rate = -case.schedule.log_snr_derivative(t).detach()
@@ -200,6 +202,7 @@ class SdeRow(Algebraic):
     source = "Song et al. 2021 (SDE), eq. 6; Anderson 1982"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
         grid = grid_of(case)
         t, dt = float(grid.times[-1]), float(grid.times[-1] - grid.times[-2])
         level = case.schedule.level(grid.times[-1])

@@ -11,11 +11,17 @@ VIEWS = ("core", "score", "vae", "thermo", "ebm", "rl", "paths")
 
 _GROUPS = (
     "schedules",
+    "definitions",
     "kernels",
     "predictions",
     "chains",
+    "variances",
+    "guidance",
+    "rows",
     "orders",
     "truths",
+    "tilts",
+    "entropies",
     "scores",
     "flows",
     "balance",

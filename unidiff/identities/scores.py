@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import right_expand
+from unidiff.core.level import NoiseLevel
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
-from unidiff.identities.truths import score_kappa
+from unidiff.identities.truths import autograd_score, score_kappa
 
 
 def few(case: Case) -> int:
@@ -21,87 +21,100 @@ def few(case: Case) -> int:
 
 @register
 class TweedieMean(Algebraic):
-    """Item 12, first order: the core's x̂_0 against the world's score. κ: (|z| + α κ(x̂_0))/α."""
+    """Item 12, first order: the core's x̂_0 and score against the log-density's gradient. κ: (|z| + α κ(x̂_0))/α.
+
+    The gradient is automatic differentiation's, so that neither the core's nor the world's own score is on that side.
+    """
 
     name = "tweedie"
     statement = r"E[x_0|z]=\frac{z+\sigma^2\nabla\log q_t(z)}{\alpha}"
     views = ("core", "score", "vae")
     source = "Robbins 1956; Efron 2011, eq. 1.4"
-    conditions = "the exact denoiser"
+    conditions = "the exact denoiser; its score in float32 where data and noise are both heard"
     subject = "optimal"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        score = case.world.diffuse(case.level.alpha, case.level.sigma).score(case.xt)
         alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
         kappa = sigma.square() * score_kappa(case) / alpha
-        yield Sides(case.prediction.x0.detach(), (case.xt + sigma.square() * score) / alpha, kappa)
-        yield Sides(case.prediction.score.detach(), score, score_kappa(case))
+        yield Sides(case.prediction.x0.detach(), (case.xt + sigma.square() * autograd_score(case)) / alpha, kappa)
+        case = case.legible
+        yield Sides(case.prediction.score.detach(), autograd_score(case), score_kappa(case))
 
 
 @register
 class TweedieCovariance(Algebraic):
-    """Item 12, second order, along a random direction u: Cov u against (σ²/α²)(u + σ²∇s u).
+    """Item 12, second order, along a random direction u: uᵀ Cov u against (σ²/α²)(‖u‖² + σ² uᵀ∇s u).
 
-    κ: (σ²/α²)(‖u‖ + σ²‖∇s u‖), and what the logits' rounding does to the covariance, δℓ·std²‖u‖.
+    κ: (σ²/α²)(‖u‖² + σ²|uᵀ∇s u|), and what the logits' rounding δℓ does to the covariance: a weight w_i moves by
+    δℓ w_i, so uᵀ Cov u = Σ w_i (u·(x_i − x̄))² by no more than δℓ of itself.
     """
 
     name = "tweedie-covariance"
     statement = r"\mathrm{Cov}[x_0|z]=\frac{\sigma^2}{\alpha^2}\left(I+\sigma^2\nabla s\right)"
     views = ("core", "score", "thermo")
     source = "Efron 2011, eq. 2.8; Meng et al. 2021, theorem 1"
+    conditions = "where data and noise are both heard: elsewhere the covariance is a small difference"
     subject = "schedule"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         n = few(case)
         z, level = case.xt[::4][:n], case.level[slice(None, None, 4)][slice(0, n)]
         u = case.normal("direction", *z.shape)
         turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, u)
-        alpha, sigma = right_expand(level.alpha, z), right_expand(level.sigma, z)
         posterior = case.world.posterior(z, level.alpha, level.sigma)
-        own = torch.einsum("bij,bj->bi", posterior.covariance, u.flatten(1)).reshape(z.shape)
-        right = (sigma / alpha).square() * (u + sigma.square() * turned)
-        std = posterior.variance.clamp(min=0).sqrt().flatten(1).norm(dim=1)
-        logit = case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
-        spread = right_expand(logit * std.square() * u.flatten(1).norm(dim=1), z)
-        # Norms, not entries: both sides turn into the components' own axes and back.
-        lost = u.flatten(1).norm(dim=1) + level.sigma.square() * turned.flatten(1).norm(dim=1)
-        kappa = (sigma / alpha).square() * right_expand(lost, z) + spread
-        yield Sides(own, right, kappa)
+        flat = u.flatten(1)
+        own = torch.einsum("bi,bij,bj->b", flat, posterior.covariance, flat)
+        scale, norm2, along = (level.sigma / level.alpha).square(), flat.square().sum(1), (turned * u).flatten(1).sum(1)
+        size = norm2 + level.sigma.square() * flat.norm(dim=1) * turned.flatten(1).norm(dim=1)
+        kappa = scale * size + logit_kappa(case, z, level) * own
+        yield Sides(own, scale * (norm2 + level.sigma.square() * along), kappa)
+
+
+def logit_kappa(case: Case, z: Tensor, level: NoiseLevel) -> Tensor:
+    """δℓ/eps of ``chains.denoiser_kappa``: D + ‖z‖√D/σ, ``[B]``."""
+    return case.dim + z.flatten(1).norm(dim=1) * case.dim**0.5 / level.sigma
 
 
 @register
 class SymmetricJacobian(Algebraic):
-    """The exact denoiser is a gradient field: uᵀJw = wᵀJu.
+    """The exact denoiser is a gradient field: uᵀJw = wᵀJu, for a random u and w = Jᵀu, where neither side cancels.
 
-    κ: ‖u‖‖w‖ times (α/σ²) tr Cov with its logits' condition; and what is left where differentiating a softmax subtracts:
-    the logits' slopes from each other, ‖std‖‖z‖/σ², and x̂_0 from each point, ‖x̂_0‖‖z − αx̂_0‖/σ².
+    κ: the Jacobian is (α/σ²) Cov, whose weights round by their logits' condition δℓ, at most (α/σ²)δℓ √(uᵀCov u wᵀCov w);
+    and ‖u‖‖w‖ times what is left where differentiating a softmax subtracts: the logits' slopes from each other,
+    ‖std‖‖z‖/σ², and x̂_0 from each point, ‖x̂_0‖‖z − αx̂_0‖/σ², both over √D.
     """
 
     name = "symmetric-jacobian"
     statement = r"\frac{\partial\hat x_0}{\partial z}=\left(\frac{\partial\hat x_0}{\partial z}\right)^{\!\top}"
     views = ("core", "score", "ebm")
     source = "Saremi 2019; item 12"
-    conditions = "the exact denoiser"
+    conditions = "the exact denoiser, where data and noise are both heard"
     subject = "optimal"
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         n = few(case)
         z, level = case.xt[::4][:n], case.level[slice(None, None, 4)][slice(0, n)]
-        u, w = case.normal("symmetric u", *z.shape), case.normal("symmetric w", *z.shape)
+        u = case.normal("symmetric u", *z.shape)
 
         def denoise(x: Tensor) -> Tensor:
             return case.core.denoiser(x, level).x0
 
-        left = (_vjp(denoise, z, u) * w).flatten(1).sum(1)
-        right = (_vjp(denoise, z, w) * u).flatten(1).sum(1)
-        posterior = case.world.posterior(z, level.alpha, level.sigma)
-        mean, trace = posterior.mean.flatten(1), posterior.variance.clamp(min=0).flatten(1).sum(1)
-        reach = z.flatten(1).norm(dim=1)
-        off = (z.flatten(1) - level.alpha[:, None] * mean).norm(dim=1)
-        logit = case.dim + reach * case.dim**0.5 / level.sigma
-        lost = level.alpha * trace * logit + reach * trace.sqrt() + mean.norm(dim=1) * off
-        size = lost / level.sigma.square()
-        yield Sides(left, right, size * u.flatten(1).norm(dim=1) * w.flatten(1).norm(dim=1) / case.dim**0.5)
+        w = _vjp(denoise, z, u)
+        left, right = w.flatten(1).square().sum(1), (_vjp(denoise, z, w) * u).flatten(1).sum(1)
+        yield Sides(left, right, jacobian_kappa(case, z, level, u.flatten(1), w.flatten(1)))
+
+
+def jacobian_kappa(case: Case, z: Tensor, level: NoiseLevel, u: Tensor, w: Tensor) -> Tensor:
+    """The condition of uᵀJw, J = ∂x̂_0/∂z by automatic differentiation, ``[B]``: see :class:`SymmetricJacobian`."""
+    posterior = case.world.posterior(z, level.alpha, level.sigma)
+    mean, std = posterior.mean.flatten(1), posterior.variance.clamp(min=0).flatten(1).sum(1).sqrt()
+    spread = [torch.einsum("bi,bij,bj->b", v, posterior.covariance, v).clamp(min=0) for v in (u, w)]
+    off = (z.flatten(1) - level.alpha[:, None] * mean).norm(dim=1)
+    subtracted = (z.flatten(1).norm(dim=1) * std + mean.norm(dim=1) * off) / case.dim**0.5
+    weights = level.alpha * logit_kappa(case, z, level) * (spread[0] * spread[1]).sqrt()
+    return (weights + subtracted * u.norm(dim=1) * w.norm(dim=1)) / level.sigma.square()
 
 
 def _vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a function of one state
@@ -160,6 +173,35 @@ class Hyvarinen(MonteCarlo):
         implicit = 0.5 * field.square().sum(1) + divergence + 0.5 * fisher
         var = draws.level.sigma.square()
         return (explicit - implicit) * var, (explicit * var).mean().reshape(1)
+
+
+@register
+class SlicedScore(MonteCarlo):
+    """Item 14, sliced: along random directions v the explicit and the implicit loss differ by ½E(v·s)², known apart.
+
+    The slope along v is automatic differentiation's, six directions a draw. Size: E|vᵀ∇φ v|.
+    """
+
+    name = "sliced-score-matching"
+    statement = (
+        r"\frac12E(v\cdot(\phi-s))^2=E\left[\frac12(v\cdot\phi)^2+v^\top\nabla\phi\,v\right]+\frac12E(v\cdot s)^2"
+    )
+    views = ("score",)
+    source = "Song et al. 2020 (sliced score matching), theorem 1"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        draws = case.mixed
+        z, score, sigma = draws.xt.flatten(1), draws.score.flatten(1), draws.level.sigma
+        field, _ = smooth_field(case, z)
+        difference, size = torch.zeros_like(sigma), torch.zeros_like(sigma)
+        for k in range(6):
+            v = case.normal(f"slice {k}", *z.shape)
+            slope = (_vjp(lambda x: smooth_field(case, x)[0], z, v) * v).sum(1)
+            explicit = 0.5 * (v * (field - score)).sum(1).square()
+            implicit = 0.5 * (v * field).sum(1).square() + slope + 0.5 * (v * score).sum(1).square()
+            difference, size = difference + (explicit - implicit) / 6, size + slope.abs() / 6
+        return difference * sigma, (size * sigma).mean().reshape(1)
 
 
 @register

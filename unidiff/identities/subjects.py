@@ -24,10 +24,10 @@ DTYPES: dict[str, torch.dtype] = {"float64": torch.float64, "float32": torch.flo
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "linear": Schedule.linear,
     "cosine": lambda: Schedule.cosine(20.0, -20.0),
-    "sigmoid": lambda: Schedule.sigmoid(-3.0, 2.0, log_snr_max=20.0, log_snr_min=-20.0),
+    "sigmoid": lambda: Schedule.sigmoid(-3.0, 2.0, 0.9, 20.0, -20.0),
     "polynomial": lambda: Schedule.polynomial(1.5, 20.0, -20.0),
     "karras": lambda: Schedule.karras(4.6e-5, 2.2e4, 7.0),
-    "ddpm": lambda: Schedule.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+    "ddpm": lambda: Schedule.named("ddpm"),
     "learned": lambda: Schedule.learned(20.0, -20.0),
 }
 WORLDS: dict[str, Callable[[], World]] = {

@@ -8,6 +8,10 @@ from typing import cast
 
 import torch
 
+from unidiff.core.boundary import right_expand
+from unidiff.core.denoiser import Denoiser, Preconditioning
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.prediction import Kind
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
@@ -44,7 +48,7 @@ class WeightIsElbo(Algebraic):
 
 @register
 class LossIsWeighted(Algebraic):
-    """The trainer's loss against weight·‖ε − ε̂‖² from the core's own prediction of ε.
+    """The trainer's loss of the core against weight·‖ε − ε̂‖² from the core's own prediction of ε.
 
     κ: the weight times ‖ε − ε̂‖², each error at the size of what it is a difference of, α|x_0|/σ included.
     """
@@ -53,12 +57,12 @@ class LossIsWeighted(Algebraic):
     statement = r"L_w=\frac12w(\lambda)(-\lambda')\,\|\varepsilon-\hat\varepsilon\|^2"
     views = ("core", "vae", "score")
     source = "Kingma & Gao 2023, eq. 8"
+    conditions = "where data and noise are both heard"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        informative = (case.schedule.log_snr(case.t).detach().abs() <= 8).nonzero()[:, 0]
-        x0, noise, t = case.x0[informative], case.noise[informative], case.t[informative]
-        level = case.level[informative]
-        p = case.core.predict(case.xt[informative], t)
+        case = case.heard
+        x0, noise, t, level = case.x0, case.noise, case.t, case.level
+        p = case.prediction
         error = (noise - p.eps.detach()).flatten(1)
         ratio = (level.alpha / level.sigma)[:, None]
         reach = ratio * (x0.flatten(1).abs() + p.x0.detach().flatten(1).abs())
@@ -69,6 +73,57 @@ class LossIsWeighted(Algebraic):
             scale = weight(name, case.schedule, t).detach().to(case.dtype)
             own = denoising_loss(case.core, x0, weighting=name, t=t, noise=noise).detach()
             yield Sides(own, scale * square, scale * kappa * (1 + level.log_snr.abs()))
+
+
+@register
+class LossOfEachOutput(Algebraic):
+    """The loss of a network that misses its target F* by a known d, for each F: weight·c²‖d‖², c = ∂ε̂/∂F.
+
+    The targets are written from x_0, ε and s = σ/α, EDM's as Karras et al.'s on x/α; a network that is not given
+    c_in x_t and λ misses by that much more. κ: the terms of F* − F, and of c²'s exponentials of λ, 1 + |λ|.
+    """
+
+    name = "loss-of-each-output"
+    statement = (
+        r"L_w=\frac12w(-\lambda')\,c^2\|d\|^2,\quad c^2=1\ (\varepsilon),\ e^\lambda\ (x_0),\ "
+        r"\alpha^2/\rho^4\ (v),\ \sigma^2\ (s),\ \sigma_d^2/(e^{-\lambda}+\sigma_d^2)\ (\mathrm{EDM})"
+    )
+    views = ("core", "vae", "score")
+    source = "Karras et al. 2022, eq. 7 and table 1; Salimans & Ho 2022, appendix D"
+    conditions = "any schedule; steps of |λ| up to 20, a level with some signal"
+    subject = "schedule"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        x0, noise, t, std = case.x0, case.noise, case.t, 0.7
+        alpha, sigma = case.expand(case.level.alpha), case.expand(case.level.sigma)
+        s, log_snr = sigma / alpha, case.schedule.log_snr(t).detach()
+        wide = (s.square() + std**2).sqrt()
+        miss = case.normal("miss", *x0.shape)
+        rho2 = case.level.alpha.to(torch.float64).square() + case.level.sigma.to(torch.float64).square()
+        outputs: tuple[tuple[Kind, Preconditioning, torch.Tensor, torch.Tensor, torch.Tensor | float], ...] = (
+            ("eps", "none", noise, torch.ones_like(log_snr), 1.0),
+            ("x0", "none", x0, log_snr.exp(), 1.0),
+            ("v", "none", alpha * noise - sigma * x0, case.level.alpha.to(torch.float64).square() / rho2.square(), 1.0),
+            ("score", "none", -noise / sigma, case.level.sigma.to(torch.float64).square(), 1.0),
+            ("x0", "edm", (s * x0 - std**2 * noise) / (std * wide), std**2 / ((-log_snr).exp() + std**2), 1 / wide),
+        )
+        for kind, preconditioning, target, scale2, shrink in outputs:
+            # On x_t/α where EDM scales it, on x_t itself elsewhere.
+            seen = shrink * case.xt / alpha if preconditioning == "edm" else case.xt
+            said = (target + target.abs().flatten(1).mean().clamp(min=1) * miss).detach()
+
+            def network(x: torch.Tensor, level: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+                off = right_expand(level - case.level.log_snr, x)
+                return said + (x - seen) + off  # noqa: B023 - called before the loop moves on
+
+            core = Diffusion(case.schedule, Denoiser(network, case.core.event_shape, kind, preconditioning, std))
+            square = (said - target).flatten(1).to(torch.float64).square().sum(1)
+            size = (2 * (said - target).abs() * (target.abs() + said.abs() + seen.abs())).flatten(1).sum(1)
+            for name in WEIGHTINGS:
+                factor = weight(name, case.schedule, t).detach() * scale2
+                own = denoising_loss(core, x0, weighting=name, t=t, noise=noise).detach()
+                kappa = factor * (square + size.to(torch.float64)) * (1 + log_snr.abs())
+                yield Sides(own, (factor * square).to(case.dtype), kappa)
 
 
 @register
@@ -125,9 +180,10 @@ def _flat(module: torch.nn.Module) -> torch.Tensor:
 
 @register
 class AntitheticTimes(MonteCarlo):
-    """Stratified times stay uniform: the estimate of the ELBO-weighted mean of a function of t keeps its value.
+    """Stratified times stay uniform: the estimate of an ELBO-weighted mean of a function of t keeps its value.
 
-    The other side is the integral's substitution to λ: E_t[(−λ')φ(λ)] = ∫φ dλ, φ = sech²(λ/2)/2, in closed form.
+    The other side is the integral's substitution to λ, over all that the schedule has: E_t[(−λ')φ(λ)] = ∫φ dλ,
+    φ = sech²(λ/2)/2, in closed form, on each side of λ = 0.
     """
 
     name = "antithetic-times"
@@ -135,18 +191,39 @@ class AntitheticTimes(MonteCarlo):
     views = ("core", "vae")
     source = "Kingma et al. 2021, appendix I.1"
     subject = "schedule"
-    bound = 0.5
+    bound = 0.15
 
     def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64
+        low, high = case.log_snr_range
+        return case.dtype == torch.float64 and low < -1.0 and high > 1.0
 
     def differences(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-        generator, size = case.generator("times"), 8
+        generator, size = case.generator("times"), 16
         span = finite_span(case.schedule)
         t = torch.stack([antithetic_times(size, generator, span=span, device=case.device) for _ in range(4096)])
         width = span[1] - span[0]
-        ends = case.schedule.log_snr(torch.tensor(span, dtype=torch.float64, device=case.device)).detach()
-        whole = torch.tanh(ends[0] / 2) - torch.tanh(ends[1] / 2)
+        ends = case.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=case.device)).detach()
+        whole = torch.tanh(ends / 2).abs()
+        log_snr = case.schedule.log_snr(t).detach()
         rate = -case.schedule.log_snr_derivative(t).detach()
-        value = rate / 2 / torch.cosh(case.schedule.log_snr(t).detach() / 2).square() * width
-        return value.mean(1) - whole, whole
+        value = rate / 2 / torch.cosh(log_snr / 2).square() * width
+        sides = torch.stack([(value * side).mean(1) for side in (log_snr > 0, log_snr <= 0)], 1)
+        return sides - whole, whole
+
+
+@register
+class StratifiedTimes(Algebraic):
+    """One time falls to each interval of length 1/B, and each as far into it. κ: 1, the times' own size."""
+
+    name = "stratified-times"
+    statement = r"\left\{\lfloor Bt_i\rfloor\right\}=\{0,\dots,B-1\},\quad Bt_i\bmod1=Bt_j\bmod1"
+    views = ("core", "vae")
+    source = "Kingma et al. 2021, appendix I.1"
+    subject = "schedule"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        first, last = finite_span(case.schedule)
+        t = antithetic_times(case.batch, case.generator("strata"), span=(first, last), device=case.device)
+        place, _ = ((t - first) / (last - first)).sort()
+        even = torch.arange(1, case.batch, dtype=torch.float64, device=case.device) / case.batch
+        yield Sides((place[1:] - place[0]).to(case.dtype), even.to(case.dtype), torch.ones_like(even))
