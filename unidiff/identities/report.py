@@ -25,7 +25,7 @@ class Check:
         law: which of the five tolerance laws judged it.
         residual, tolerance: in the law's unit; ``pass`` means residual ≤ tolerance.
         verdict: ``gap`` is the figure of an identity that holds for the exact denoiser alone, on a network.
-        power: for Monte Carlo, the smallest relative violation that would have been caught.
+        power: for the algebraic law and Monte Carlo, the smallest relative violation that would have been caught.
         detail: a sentence for the reader.
     """
 

@@ -17,6 +17,8 @@ from unidiff.worlds.rewards import LogDensity
 from unidiff.worlds.world import World
 
 BETA = 0.8
+COLD = 0.2
+"""β of the soft value: low enough for the reward to be heard over the densities' own rounding."""
 
 
 def quadratic(case: Case) -> tuple[Tensor, Tensor]:
@@ -26,7 +28,7 @@ def quadratic(case: Case) -> tuple[Tensor, Tensor]:
     return 0.3 * eye + 0.2 * root @ root.mT, case.normal("tilt", case.dim) / case.dim**0.5
 
 
-def gain(A: Tensor | None, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def gain(A: Tensor | None, b: Tensor, x: Tensor, beta: float = BETA) -> tuple[Tensor, Tensor]:
     """r(x)/β in float64 and the size of its terms, ``[B]``, for ``x`` ``[B, *E]``."""
     flat, slope = x.flatten(1).to(torch.float64), b.to(torch.float64)
     value, size = flat @ slope, flat.abs() @ slope.abs()
@@ -34,7 +36,7 @@ def gain(A: Tensor | None, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         wide = A.to(torch.float64)
         value = value - 0.5 * torch.einsum("bi,ij,bj->b", flat, wide, flat)
         size = size + 0.5 * torch.einsum("bi,ij,bj->b", flat.abs(), wide.abs(), flat.abs())
-    return value / BETA, size / BETA
+    return value / beta, size / beta
 
 
 @register
@@ -115,13 +117,13 @@ class SoftValue(Algebraic):
         few = slice(None, None, max(1, case.batch // 16))
         z, level = case.xt[few], case.level[few]
         for curvature in (None, A):
-            tilted, log_z = case.world.tilt(curvature, b, BETA)
+            tilted, log_z = case.world.tilt(curvature, b, COLD)
             posterior = case.world.posterior(z, level.alpha, level.sigma)
-            _, own = posterior.tilt(curvature, b, BETA)
+            _, own = posterior.tilt(curvature, b, COLD)
             before = case.world.diffuse(level.alpha, level.sigma).log_prob(z)
             after = tilted.diffuse(level.alpha, level.sigma).log_prob(z)
             center, std = posterior.mean, posterior.variance.clamp(min=0).sqrt()
-            _, size = gain(curvature, b, center.abs() + 2 * std)
+            _, size = gain(curvature, b, center.abs() + 2 * std, COLD)
             kappa = (
                 2 * log_prob_kappa(case, z, level.alpha, level.sigma) + before.abs() + after.abs() + size + log_z.abs()
             )

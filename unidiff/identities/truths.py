@@ -196,6 +196,37 @@ def banded(*values: Tensor) -> Tensor:
 
 
 @register
+class MixtureDraws(MonteCarlo):
+    """Draws come from each component with its own weight, mean and covariance, told by their responsibilities r_k.
+
+    Σ over components alone would hide one drawn like another. Size: w_k D, and w_k √D for the mean along the diagonal.
+    """
+
+    name = "mixture-draws"
+    statement = r"E\left[r_k\,(x-m_k)^\top S_k^{-1}(x-m_k)\right]=w_kD,\quad E\left[r_k\,S_k^{-1/2}(x-m_k)\right]=0,\quad E[r_k]=w_k"
+    views = ("core",)
+    source = "Bishop 2006, eq. 9.17 to 9.22"
+    conditions = "a Gaussian or a mixture"
+    subject = "schedule"
+    bound = 0.25
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, (Gaussian, GaussianMixture))
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        means, covariances, weights = components(case.world)
+        # Four times the usual draws: the smallest component's share of them has to be heard.
+        x = case.world.sample(4 * case.draws, generator=case.generator("mixture draws")).to(torch.float64)
+        parts = torch.distributions.MultivariateNormal(means, covariances)
+        share = torch.softmax(weights.log() + parts.log_prob(x[:, None]), 1)
+        lower = torch.linalg.cholesky(covariances)
+        z = torch.linalg.solve_triangular(lower, (x[:, None] - means)[..., None], upper=False)[..., 0]
+        second = share * z.square().sum(2) - weights * case.dim
+        columns = torch.cat([second, share * z.sum(2), share - weights], 1)
+        return columns, torch.cat([weights * case.dim, weights * case.dim**0.5, weights])
+
+
+@register
 class TotalVariance(MonteCarlo):
     """The law of total variance ties posterior mean and posterior variance to the world's own, in each half of levels."""
 
