@@ -25,7 +25,7 @@ from unidiff.worlds.normals import check_quadratic
 from unidiff.worlds.world import Scale, World, check_query, noise_scales
 
 # Entries of a block of differences [rows, N, D]: within a core's cache, or enough to fill a GPU (1 GB in float64).
-_BLOCK = {"cpu": 2**19, "cuda": 2**27}
+_BLOCK = {"cpu": 2**18, "cuda": 2**27}
 
 
 class PointCloud(World):
