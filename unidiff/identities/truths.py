@@ -203,7 +203,10 @@ class MixtureDraws(MonteCarlo):
     """
 
     name = "mixture-draws"
-    statement = r"E\left[r_k\,(x-m_k)^\top S_k^{-1}(x-m_k)\right]=w_kD,\quad E\left[r_k\,S_k^{-1/2}(x-m_k)\right]=0,\quad E[r_k]=w_k"
+    statement = (
+        r"E\left[r_k\,(x-m_k)^\top S_k^{-1}(x-m_k)\right]=w_kD,\quad "
+        r"E\left[r_k\,S_k^{-1/2}(x-m_k)\right]=0,\quad E[r_k]=w_k"
+    )
     views = ("core",)
     source = "Bishop 2006, eq. 9.17 to 9.22"
     conditions = "a Gaussian or a mixture"
