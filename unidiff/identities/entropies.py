@@ -113,7 +113,7 @@ class EntropyEstimate(MonteCarlo):
         return isinstance(case.world, GaussianMixture) and case.dtype == torch.float64
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        blocks, pairs, n = 256, 16, 4
+        blocks, pairs, n = 256, 12, 4
         level = case.schedule.level_at(0.5 * sum(case.window(-1.0, 1.0)))
         law = case.world.diffuse(float(level.alpha.detach()), float(level.sigma.detach()))
         x = law.sample(blocks * pairs * 2 * n, generator=case.generator("entropy"))

@@ -94,7 +94,7 @@ class GuidedOracle(Algebraic):
     """Item 57 on a mixture: the guided score against s + g ∇log p(c|x_t), both gradients by automatic differentiation.
 
     κ: 1 + 2g times the largest component score's own size, (‖z‖ + α max‖m‖)/v with v the least noised variance, times
-    the logits' condition D + (‖z‖ + α max‖m‖)√D/√v.
+    the logits' condition D + (‖z‖ + α max‖m‖)√D/√v; for x̂_0 = (z + σ²ŝ)/α, that and ‖z‖ + α max‖m‖.
     """
 
     name = "guided-mixture"
@@ -116,12 +116,14 @@ class GuidedOracle(Algebraic):
         alpha, sigma = case.expand(level.alpha), case.expand(level.sigma)
         reach = xt.flatten(1).norm(dim=1) + level.alpha * world.means.norm(dim=-1).max()
         least = level.alpha.square() * torch.linalg.eigvalsh(world.covariances).min() + level.sigma.square()
+        # Norms, not entries: a world works in the axes of its covariances.
+        whole = case.expand(reach)
         size = case.expand(reach / least * (1 + case.dim + reach * (case.dim / least).sqrt()))
         for g in (1.0, *WEIGHTS):
             own, kappa = case.core.denoiser(xt, level, label, g), (1 + 2 * g) * size
             expected = free + g * lift
             yield Sides(own.score, expected, kappa)
-            yield Sides(own.x0, (xt + sigma.square() * expected) / alpha, (xt.abs() + sigma.square() * kappa) / alpha)
+            yield Sides(own.x0, (xt + sigma.square() * expected) / alpha, (whole + sigma.square() * kappa) / alpha)
         null = torch.full_like(label, world.num_classes)
         yield Sides(case.core.denoiser(xt, level, null, 2.5).score, free, size)
 

@@ -166,7 +166,7 @@ class FoldedOnce(Algebraic):
         shape = case.core.event_shape
         zero = torch.zeros(1, *shape, dtype=case.dtype, device=case.device)
         one = zero + 1
-        for mark in torch.linspace(low, high, 5, dtype=torch.float64):
+        for mark in torch.linspace(low, high, 3, dtype=torch.float64):
             first = float(case.schedule.time(mark).detach())
             if first > 1 - 1e-6:
                 continue

@@ -200,7 +200,7 @@ class AntitheticTimes(MonteCarlo):
     def differences(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         generator, size = case.generator("times"), 16
         span = finite_span(case.schedule)
-        t = torch.stack([antithetic_times(size, generator, span=span, device=case.device) for _ in range(4096)])
+        t = torch.stack([antithetic_times(size, generator, span=span, device=case.device) for _ in range(3072)])
         width = span[1] - span[0]
         ends = case.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=case.device)).detach()
         whole = torch.tanh(ends / 2).abs()

@@ -209,12 +209,13 @@ class MixtureDraws(MonteCarlo):
     )
     views = ("core",)
     source = "Bishop 2006, eq. 9.17 to 9.22"
-    conditions = "a Gaussian or a mixture"
+    conditions = "a Gaussian or a mixture, in float64"
     subject = "schedule"
     bound = 0.25
 
     def applies(self, case: Case) -> bool:
-        return isinstance(case.world, (Gaussian, GaussianMixture))
+        # A component's share of the draws is the same in either dtype.
+        return isinstance(case.world, (Gaussian, GaussianMixture)) and case.dtype == torch.float64
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         means, covariances, weights = components(case.world)
