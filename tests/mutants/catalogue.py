@@ -63,7 +63,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("polynomial: the derivative keeps the power", KINDS, "* self.power * t ** (self.power - 1)", "* self.power * t**self.power"),
     Mutant("Karras: ρ for 2ρ in the derivative", KINDS, "return -2 * self.rho * (last - first) /", "return -self.rho * (last - first) /"),
     Mutant("DDPM: β for −log(1 − β)", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(betas.cumsum(0), (1, 0))"),
-    Mutant("DDPM: one step late", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(-torch.log1p(-betas).cumsum(0), (2, 0))[:-1]"),
+    Mutant("DDPM: one step late", KINDS, "F.pad(-torch.log1p(-betas).cumsum(0), (1, 0))", "F.pad(-torch.log1p(-betas.roll(1)).cumsum(0), (1, 0))"),
     Mutant("learned: σ′ without 1 − σ", LEARNED, "(weight * rate * units * (1 - units)).sum(-1)", "(weight * rate * units).sum(-1)"),
     Mutant("VE: the prior's variance for its deviation", SCHEDULE, "float(self.sigma(1.0).detach())", "float(self.sigma(1.0).detach()) ** 2"),
     Mutant("the prior forgets its deviation", DIFFUSION, "return self.schedule.prior_std * noise", "return noise"),

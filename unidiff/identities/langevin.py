@@ -114,7 +114,7 @@ class PathRatio(Quadrature):
     views = ("score", "ebm")
     source = "the fundamental theorem of calculus; Sohl-Dickstein et al. 2015, section 2.3"
     subject = "schedule"
-    refinements = (1, 2, 4, 8)
+    refinements = (1, 2, 4, 8, 16, 32)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         world, x, level = noised(case)
