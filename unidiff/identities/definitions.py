@@ -184,7 +184,7 @@ class GridDefinition(Algebraic):
 
     @staticmethod
     def _even(case: Case, value: Tensor, kappa: Tensor) -> Sides:
-        share = torch.linspace(0, 1, value.numel(), dtype=torch.float64)
+        share = torch.linspace(0, 1, value.numel(), dtype=torch.float64, device=value.device)
         even = (1 - share) * value[0] + share * value[-1]
         size = kappa + (1 - share) * kappa[0] + share * kappa[-1]
         return Sides(value.to(case.dtype), even.to(case.dtype), size)

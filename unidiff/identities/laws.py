@@ -115,7 +115,8 @@ class Algebraic(Identity):
         tolerance = ALGEBRAIC_C * torch.finfo(case.dtype).eps
         worst, caught = 0.0, 0.0
         for pair in self.sides(case):
-            lhs, rhs, kappa = (v.detach().to(torch.float64) for v in (pair.lhs, pair.rhs, pair.kappa))
+            # Compared on the host: a side may be a table's and the other a GPU's.
+            lhs, rhs, kappa = (v.detach().to("cpu", torch.float64) for v in (pair.lhs, pair.rhs, pair.kappa))
             if not bool(torch.isfinite(kappa).all()):
                 return Judgement(
                     math.inf, tolerance, "fail", detail="the condition κ is not finite: nothing is allowed"
@@ -154,8 +155,8 @@ class MonteCarlo(Identity):
 
     def judge(self, case: Case) -> Judgement:
         difference, size = self.differences(case)
-        difference = difference.detach().to(torch.float64).reshape(difference.shape[0], -1)
-        size = size.detach().to(torch.float64).abs()
+        difference = difference.detach().to("cpu", torch.float64).reshape(difference.shape[0], -1)
+        size = size.detach().to("cpu", torch.float64).abs()
         error = difference.std(0) / math.sqrt(difference.shape[0])
         # Rounding in the terms, which no number of draws averages away; where their draws are all alike, it is all there is.
         floor = ALGEBRAIC_C * torch.finfo(case.dtype).eps * torch.maximum(size, difference.abs().mean(0))
