@@ -39,8 +39,7 @@ class AnnealedGaussian(Algebraic):
 
     def sides(self, case: Case) -> Iterable[Sides]:
         levels, steps, kappa = 4, 2, 0.3
-        low, high = case.log_snr_range
-        ends = (max(low, -3.0), min(high, 3.0))
+        ends = case.window(-3.0, 3.0)
         dim, rows = case.dim, levels * steps
         eye = torch.eye(dim, dtype=case.dtype, device=case.device)
         x = torch.cat([torch.zeros_like(eye[:1]), eye, torch.zeros(rows * dim, dim).to(eye)])
@@ -54,7 +53,9 @@ class AnnealedGaussian(Algebraic):
         columns = out[1:] - out[0]
         values = torch.linalg.eigvalsh(case.world.covariance.to(torch.float64) + torch.eye(dim).to(covariance) * last)
         size = values[-1] / values[0]
-        yield Sides(columns.T @ columns, covariance, size * covariance.abs().max())
+        # The columns are differences of states, which lie about the mean.
+        reach = covariance.abs().max() + mean.abs().max() * covariance.abs().max().sqrt()
+        yield Sides(columns.T @ columns, covariance, size * reach)
         yield Sides(out[0], mean, size * (1 + mean.abs().max()))
 
     def _recursion(
@@ -110,13 +111,16 @@ class PredictorAlone(Algebraic):
     statement = r"\mathrm{PC}(M=0)=\mathrm{sampler}"
     views = ("core", "score")
     source = "Song et al. 2021 (SDE), section 4.2"
-    conditions = "any core; two steps"
+    conditions = "any core; two steps; a finite log-SNR at t = 1"
+
+    def applies(self, case: Case) -> bool:
+        return not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.legible
         core: Diffusion = case.core
-        low, high = case.log_snr_range
-        places = torch.tensor([min(high, 2.0), max(low, -2.0)], dtype=torch.float64, device=case.device)
+        low, high = case.window(-2.0, 2.0)
+        places = torch.tensor([high, 0.5 * (low + high)], dtype=torch.float64, device=case.device)
         grid = TimeGrid([*case.schedule.time(places).detach().tolist(), 1.0])
         n = min(case.batch, 8)
         x = case.schedule.prior_std * case.noise[:n]
@@ -140,8 +144,7 @@ class CorrectorLevel(Algebraic):
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.legible
         core: Diffusion = case.core
-        low, high = case.log_snr_range
-        s = float(case.schedule.time(0.5 * (max(low, -4.0) + min(high, 4.0))).detach())
+        s = float(case.schedule.time(0.5 * sum(case.window(-4.0, 4.0))).detach())
         grid = TimeGrid([s, 1.0])
         n = min(case.batch, 8)
         x = case.schedule.prior_std * case.noise[:n]

@@ -27,9 +27,8 @@ from unidiff.worlds.world import World
 
 def noised(case: Case, count: int = 16) -> tuple[World, Tensor, NoiseLevel]:
     """Noised laws, one for each row, at log-SNRs over [−2, 2], and a draw of each. A data set's score is dear: fewer."""
-    low, high = case.log_snr_range
     n = count // 4 if isinstance(case.world, PointCloud) else count
-    places = torch.linspace(max(low, -2.0), min(high, 2.0), n, dtype=torch.float64, device=case.device)
+    places = torch.linspace(*case.window(-2.0, 2.0), n, dtype=torch.float64, device=case.device)
     level = case.schedule.level_at(places, case.x0)
     level = NoiseLevel(*(v.detach() for v in vars(level).values()))
     x = right_expand(level.alpha, case.x0) * case.x0[:n] + right_expand(level.sigma, case.x0) * case.noise[:n]

@@ -100,7 +100,7 @@ class ScheduleDefinition(Algebraic):
 
     name = "schedule-definition"
     statement = (
-        r"\alpha^2=e^{-\int\beta},\ \alpha=\cos\frac{\pi u}2,\ \alpha^2=\frac{S(e)-S(x)}{S(e)-S(a)},\ "
+        r"\alpha^2=e^{-\int\beta},\ \alpha=\cos\frac{\pi u}{2},\ \alpha^2=\frac{S(e)-S(x)}{S(e)-S(a)},\ "
         r"\lambda=\lambda_0+(\lambda_1-\lambda_0)t^p,\ \sigma^{1/\rho}\ \mathrm{linear},\ \bar\alpha_i=\prod(1-\beta_j)"
     )
     views = ("core",)

@@ -124,7 +124,7 @@ class EntropyEstimate(MonteCarlo):
         again = case.generator("entropy again")
         whole = law.entropy(pairs * 2 * n, again)
         others = [whole] * blocks if whole.law == "quadrature" else [law.entropy(256, again) for _ in range(blocks)]
-        exact = torch.stack([e.value for e in others])
+        exact = torch.stack([e.value for e in others]).to(value)
         spread = 0.5 * (value[..., 0] - value[..., 1]).square()
         size = torch.stack([surprise.std(), spread.mean()])
         return torch.stack([value.mean((1, 2)) - exact, (spread - variance.mean(2)).mean(1)], 1), size

@@ -28,8 +28,8 @@ from unidiff.worlds.world import World
 
 def gaussian_levels(case: Case) -> Iterable[Gaussian]:
     """The noised law of a Gaussian world at three levels, one law each."""
-    low, high = case.log_snr_range
-    for place in (max(low, -2.0), 0.0, min(high, 2.0)):
+    low, high = case.window(-2.0, 2.0)
+    for place in (low, 0.5 * (low + high), high):
         level = case.schedule.level_at(place, case.x0)
         yield case.world.diffuse(level.alpha.detach(), level.sigma.detach())  # pyright: ignore
 
@@ -173,14 +173,15 @@ class LangevinOrder(Order):
     statement = r"E_{q_t}\!\left[\varphi(x')-\varphi(x)\right]=O(\delta^2)"
     views = ("score", "thermo")
     source = "item 19"
-    conditions = "a Gaussian or a mixture in up to three dimensions"
+    conditions = "a Gaussian or a mixture in up to three dimensions; log-SNRs near 0"
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return case.dtype == torch.float64 and case.dim <= 3 and isinstance(case.world, (Gaussian, GaussianMixture))
+        known = isinstance(case.world, (Gaussian, GaussianMixture)) and case.dim <= 3
+        return known and case.dtype == torch.float64 and case.overlaps(-2.0, 2.0)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
-        level = case.schedule.level_at(0.0, case.x0)
+        level = case.schedule.level_at(0.5 * sum(case.window(-2.0, 2.0)), case.x0)
         law: World = case.world.diffuse(level.alpha.detach(), level.sigma.detach())
         x, weights = _nodes(law, 32 if case.dim <= 2 else 16)
         axis = torch.linspace(1.0, 0.4, case.dim).to(x)

@@ -23,6 +23,11 @@ def _affordable(case: Case) -> bool:
     return smooth(case) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
 
 
+def _flows(case: Case) -> bool:
+    # The flow has two finite ends, and starts near enough to the data for the one step between.
+    return _affordable(case) and not case.reaches_zero_snr and case.log_snr_range[1] >= 9.0
+
+
 @register
 class EncodeDecode(Quadrature):
     """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method."""
@@ -39,7 +44,7 @@ class EncodeDecode(Quadrature):
     tolerance = 1e-3
 
     def applies(self, case: Case) -> bool:
-        return case.exact and _affordable(case)
+        return case.exact and _flows(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
@@ -60,13 +65,16 @@ class ModelLikelihood(Quadrature):
     )
     views = ("score", "thermo")
     source = "Song et al. 2021 (SDE), eq. 39; Chen et al. 2018, eq. 8"
-    conditions = "the exact denoiser; a world with a smooth density; float32 on Gaussian data alone"
+    conditions = (
+        "the exact denoiser; a world with a smooth density; log-SNR from 9 or more to a finite end; float32 on "
+        "Gaussian data alone"
+    )
     subject = "optimal"
     refinements = (8, 16, 32, 64, 128)
     tolerance = 1e-3
 
     def applies(self, case: Case) -> bool:
-        return _affordable(case)
+        return _flows(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
@@ -92,7 +100,7 @@ class StepToData(Order):
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return _ordered(case)
+        return _ordered(case) and case.log_snr_range[1] >= 7.0
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         x = _corners(case)
@@ -115,7 +123,7 @@ class LikelihoodByProbes(MonteCarlo):
     source = "Grathwohl et al. 2019, eq. 7; Song et al. 2021 (SDE), appendix D.2"
 
     def applies(self, case: Case) -> bool:
-        return _affordable(case)
+        return _flows(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         # A random network's Jacobian scatters the probes more, and is cheap.
@@ -139,7 +147,7 @@ class PriorCost(MonteCarlo):
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return isinstance(case.world, Gaussian) and case.dtype == torch.float64
+        return isinstance(case.world, Gaussian) and case.dtype == torch.float64 and not case.reaches_zero_snr
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         found = likelihood(case.core, case.mixed.x0[::4], solver="euler", steps=1, estimate=False)

@@ -201,6 +201,9 @@ class SdeRow(Algebraic):
     views = ("core", "score")
     source = "Song et al. 2021 (SDE), eq. 6; Anderson 1982"
 
+    def applies(self, case: Case) -> bool:
+        return not case.reaches_zero_snr
+
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.legible
         grid = grid_of(case)
@@ -237,6 +240,9 @@ class DdimRotation(Algebraic):
     )
     views = ("core", "score")
     source = "Salimans & Ho 2022, appendix D"
+
+    def applies(self, case: Case) -> bool:
+        return not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         some = _some(case, 16)

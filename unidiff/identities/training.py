@@ -216,7 +216,7 @@ class StratifiedTimes(Algebraic):
     """One time falls to each interval of length 1/B, and each as far into it. κ: 1, the times' own size."""
 
     name = "stratified-times"
-    statement = r"\left\{\lfloor Bt_i\rfloor\right\}=\{0,\dots,B-1\},\quad Bt_i\bmod1=Bt_j\bmod1"
+    statement = r"\{\lfloor Bt_i\rfloor\}=\{0,\ldots,B-1\},\quad Bt_i\ \mathrm{mod}\ 1=Bt_j\ \mathrm{mod}\ 1"
     views = ("core", "vae")
     source = "Kingma et al. 2021, appendix I.1"
     subject = "schedule"

@@ -49,30 +49,27 @@ def monte_carlo(values: Tensor) -> Estimate:
     return Estimate(wide.mean(), wide.std() / math.sqrt(wide.numel()), "monte_carlo")
 
 
-def normal_expectation(
-    integrand: Callable[[Tensor], Tensor], dim: int, step: float = 0.25, device: torch.device | str = "cpu"
-) -> Estimate:
+def normal_expectation(integrand: Callable[[Tensor], Tensor], dim: int, step: float = 0.25) -> Estimate:
     """E f(u), u ~ N(0, I) in 1 or 2 dimensions, by a trapezoid rule halved until it stands still.
 
     Args:
         integrand: ``[n, dim] -> [n]`` in float64.
         dim: 1 or 2.
         step: the first spacing of the nodes.
-        device: where they are.
     """
-    previous = _trapezoid(integrand, dim, step, device)
+    previous = _trapezoid(integrand, dim, step)
     while True:
         step /= 2
-        value = _trapezoid(integrand, dim, step, device)
+        value = _trapezoid(integrand, dim, step)
         change = (value - previous).abs()
         if step <= _FINEST[dim] or change <= 1e-14 * (1 + value.abs()):
             return Estimate(value, change, "quadrature")
         previous = value
 
 
-def _trapezoid(integrand: Callable[[Tensor], Tensor], dim: int, step: float, device: torch.device | str) -> Tensor:
+def _trapezoid(integrand: Callable[[Tensor], Tensor], dim: int, step: float) -> Tensor:
     count = round(_REACH / step)
-    axis = step * torch.arange(-count, count + 1, dtype=torch.float64, device=device)
+    axis = step * torch.arange(-count, count + 1, dtype=torch.float64)
     nodes = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
     weights = torch.exp(-0.5 * nodes.square().sum(1)) * (step / math.sqrt(2 * math.pi)) ** dim
     return (weights * integrand(nodes)).sum()

@@ -128,7 +128,7 @@ class GaussianMixture(World):
             x = wide.components.sample(u[:, None])
             return -(wide.log_prob(x.flatten(0, 1)).reshape(x.shape[:2]) @ wide.weights)
 
-        return normal_expectation(surprise, self.dim, device=self.device)
+        return normal_expectation(surprise, self.dim)
 
     def diffuse(self, alpha: Scale, sigma: Scale) -> Self:
         """Σ_k w_k N(α m_k, α² S_k + σ² I)."""
