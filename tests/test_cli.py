@@ -221,3 +221,17 @@ def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch
     found = json.loads(capsys.readouterr().out)
     assert (found["probes"], found["prior_error"]["law"]) == (2, "bound")
     assert "truth" not in found
+
+
+@pytest.mark.parametrize("method", ["annealed", "pc"])
+def test_the_score_views_samplers_are_methods_too(method: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sample", "--world", "mixture-2d", "--method", method, "--n", "400", "--steps", "30"]
+    assert main([*arguments, "--condition", "0", "--dtype", "float64"]) == 0
+    x = np.load("samples.npz")["x"]
+    from unidiff.worlds import library
+
+    # All of component 0: their mean within 6 standard errors, and the little that each method's own bias adds.
+    world = library.mixture_2d()
+    error = (x.mean(0) - world.means[0].numpy()) / np.sqrt(world.covariances[0].diagonal().numpy() / 400)
+    assert np.abs(error).max() < 6

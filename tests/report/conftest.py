@@ -36,6 +36,13 @@ def report() -> Report:
         figures={
             "samples": {"title": "Samples <8×8>", "kind": "image_grid", "data": random.uniform(-1, 1, (5, 8, 8))},
             "plane": {"title": "Plane", "kind": "scatter", "data": {"series": {"network": random.normal(size=(50, 2))}}},
+            "fields": {
+                "title": "Fields", "kind": "maps",
+                "data": {"reach": 2.0, "panels": [
+                    {"title": "one", "values": random.uniform(size=(5, 5)), "arrows": random.normal(size=(9, 4))},
+                    {"title": "two", "values": random.uniform(size=(5, 5)), "bar": True},
+                ]},
+            },
             "orders": {
                 "title": "Orders", "kind": "lines",
                 "data": {

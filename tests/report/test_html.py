@@ -86,9 +86,9 @@ def test_every_identity_and_every_figure_is_on_the_page(report: Report) -> None:
     text = page(report)
     for check in report.checks:
         assert f"id='{check.identity}'" in text
-    for title in ("Samples &lt;8×8&gt;", "Plane", "Orders"):
+    for title in ("Samples &lt;8×8&gt;", "Plane", "Fields", "Orders"):
         assert title in text
-    assert text.count("<figcaption>") == 3
+    assert text.count("<figcaption>") == 4
 
 
 def test_the_same_report_gives_the_same_page(report: Report) -> None:

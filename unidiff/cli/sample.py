@@ -7,6 +7,10 @@ from typing import Any
 
 from unidiff.cli.parsing import check_picture, parse, tell
 from unidiff.core.boundary import check_count, check_device, check_name, check_seed
+from unidiff.core.tables import METHODS
+
+CHAINS = ("annealed", "pc")
+"""The methods that are the score view's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +22,8 @@ class SampleOptions:
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
         n: how many.
         steps: of the sampler.
-        method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m.
+        method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m; annealed (Langevin: steps levels of ten steps) or
+            pc (predictor-corrector).
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         condition: class of the samples, for a conditional network.
         device: where to compute: cpu, cuda or cuda:N.
@@ -48,11 +53,10 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from unidiff.core.boundary import check_condition
-    from unidiff.core.tables import METHODS
     from unidiff.identities.subjects import DTYPES
     from unidiff.report import save_samples
 
-    check_name("method", options.method, METHODS)
+    check_name("method", options.method, (*METHODS, *CHAINS))
     check_name("dtype", options.dtype, DTYPES)
     for name in ("n", "steps"):
         check_count(name, getattr(options, name))
@@ -99,9 +103,18 @@ def draw(
 
     from unidiff.core.sampling import sample
     from unidiff.report import Bars
+    from unidiff.score import ScoreModel
 
+    generator = torch.Generator(device).manual_seed(seed)
+    told = {"generator": generator, "guidance": guidance, "dtype": dtype}
     with Bars() as bars:
-        return sample(
-            core, n, steps, method, torch.Generator(device).manual_seed(seed), condition=condition, guidance=guidance,
-            dtype=dtype, on_row=bars.on_row,
-        ).cpu().numpy()  # fmt: skip
+        if method not in CHAINS:
+            return sample(core, n, steps, method, condition=condition, on_row=bars.on_row, **told).cpu().numpy()
+        if condition is not None:
+            told["condition"] = condition.to(device).expand(n)
+        model = ScoreModel(core)
+        if method == "annealed":
+            x = model.annealed_langevin(n, levels=max(2, steps), denoise=True, on_row=bars.on_row, **told)
+        else:
+            x = model.predictor_corrector(n, steps=steps, on_row=bars.on_row, **told)
+        return x.cpu().numpy()

@@ -59,7 +59,7 @@ class Report:
     Attributes:
         checks: in the order they were made.
         seconds: wall clock.
-        figures: by name, ``{"title", "kind": "image_grid" | "scatter" | "lines", "data", …}`` for the HTML report.
+        figures: by name, ``{"title", "kind": "image_grid" | "scatter" | "maps" | "lines", "data", …}`` for the HTML report.
     """
 
     checks: list[Check] = field(default_factory=list)

@@ -17,6 +17,7 @@ from unidiff.core.schedule import Schedule
 from unidiff.identities import networks, registry
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Identity
+from unidiff.identities.pictures import pictures
 from unidiff.identities.registry import VIEWS
 from unidiff.identities.report import Check, Report
 from unidiff.identities.subjects import DTYPES, WORLDS, Spec, exact_case, network_cases, standard
@@ -116,7 +117,7 @@ def _standard(
         cases = list(network_cases(own.core, own.world, own.name, own.schedule, dtypes, first.device, first.seed))
         tally.run(cases, on_network)
         if not quick:
-            tally.report.figures.update(networks.figures(own, first.seed))
+            tally.report.figures.update(networks.figures(own, first.seed) | pictures(first.seed))
 
     tally.total = sum(identity.applies(case) for case in map(Spec.case, specs) for identity in chosen)
     if workers == 1:

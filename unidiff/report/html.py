@@ -102,7 +102,7 @@ def _figures(report: Report) -> str:
             picture = sheet(entry["data"])
             address = plots.image_as_png(picture, max(1, 600 // picture.shape[1]))
             content = f"<img class='pixels' alt='{title}' src='{address}'>"
-        elif entry["kind"] == "scatter":
+        elif entry["kind"] in ("scatter", "maps"):
             content = f"<img alt='{title}' src='{plots.as_png(plots.figure_of(entry))}'>"
         else:
             content = plots.as_svg(plots.figure_of(entry))

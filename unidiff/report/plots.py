@@ -69,7 +69,9 @@ def overview(report: Report) -> Figure:
 
 
 def figure_of(entry: dict[str, Any]) -> Figure:
-    """A plot of one of the report's figures of kind ``scatter`` or ``lines``."""
+    """A plot of one of the report's figures of kind ``scatter``, ``maps`` or ``lines``."""
+    if entry["kind"] == "maps":
+        return maps(entry["data"]["panels"], entry["data"]["reach"])
     if entry["kind"] == "scatter":
         figure = new_figure(5.2, 5.2)
         scatter(figure, entry["data"]["series"])
@@ -103,6 +105,23 @@ def scatter(figure: Figure, series: dict[str, Any]) -> None:
     if len(series) > 1:
         axes.legend(frameon=False, markerscale=2)
     _plain(axes)
+
+
+def maps(panels: list[dict[str, Any]], reach: float) -> Figure:
+    """Values ``[n, n]`` on the square [−reach, reach]², side by side; arrows ``[m, 4]`` (place, direction) over them."""
+    figure = new_figure(3.1 * len(panels), 3.3)
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        image = axes.imshow(
+            panel["values"], extent=(-reach, reach, -reach, reach), origin="lower", cmap="Blues", interpolation="bilinear"
+        )  # fmt: skip
+        if "arrows" in panel:
+            arrows = np.asarray(panel["arrows"])
+            axes.quiver(*arrows.T, color="#16191d", alpha=0.75, width=0.006, scale=40)
+        if panel.get("bar"):
+            figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+        axes.set_title(panel["title"], fontsize=9)
+        axes.set(xticks=[], yticks=[], xlim=(-reach, reach), ylim=(-reach, reach))
+    return figure
 
 
 def _plain(axes: Any) -> None:

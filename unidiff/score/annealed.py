@@ -61,7 +61,7 @@ def annealed_langevin(
         denoise: whether to end with x̂_0.
         generator: the source of all draws.
         noise: the steps' draws themselves, ``[L·T, 1, B, *E]``.
-        condition: class labels ``[B]``.
+        condition: class labels ``[B]``, or one for all.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         dtype, device: of the start drawn for ``n``; None takes the generator's device, else the parameters'.
         on_row: progress, called with (steps done, L·T).
@@ -83,6 +83,7 @@ def annealed_langevin(
     core.check_levels(level.alpha)
     alpha, sigma = level.alpha.detach(), level.sigma.detach()
     x = begin(core, n, x, float(sigma[0]), generator, dtype, device)
+    condition = core.check_arguments("x", x, condition, guidance)
     check_noise(noise, (levels * steps, 1, *x.shape))
     scale = torch.ones(levels, steps, dtype=torch.float64, device=alpha.device)
     scale[1:, 0] = alpha[1:] / alpha[:-1]

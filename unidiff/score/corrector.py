@@ -84,6 +84,7 @@ def predictor_corrector(
     rows = build(core.schedule, grid, predictor)
     core.check_levels(rows.alpha)
     x = begin(core, n, x, core.schedule.prior_std, generator, dtype, device)
+    condition = core.check_arguments("x", x, condition, guidance)
     check_noise(noise, (rows.rows, 1 + corrections, *x.shape))
     reached = core.schedule.level(grid.times.flip(0)[1:])
     asked = [rows.t, rows.log_snr, rows.alpha, rows.sigma]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image  # matplotlib depends on it
+from PIL import Image
 
 Split = Literal["train", "test"]
 
