@@ -56,7 +56,7 @@ def _fields(model: ScoreModel, world: Any) -> dict[str, Any]:
 
 def _likelihood(model: ScoreModel, world: Any) -> dict[str, Any]:
     points = _plane(SIDE)
-    found = model.likelihood(points, world=world, solver="dopri5", steps=12, estimate=False).with_exact_prior
+    found = model.likelihood(points, world=world, solver="dopri5", steps=32, estimate=False).with_exact_prior
     truth = world.log_prob(points)
     error = (found - truth).abs().clamp(min=1e-12).log10()
     panels = [
@@ -67,7 +67,7 @@ def _likelihood(model: ScoreModel, world: Any) -> dict[str, Any]:
         )
     ]
     return {
-        "title": "Likelihood by the probability flow, 12 steps of Dormand and Prince, beside the truth",
+        "title": "Likelihood by the probability flow, 32 steps of Dormand and Prince, beside the truth",
         "kind": "maps",
         "data": {"reach": REACH, "panels": panels},
     }
@@ -75,8 +75,9 @@ def _likelihood(model: ScoreModel, world: Any) -> dict[str, Any]:
 
 def _traces(world: Any, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
-    start = 2.5 * torch.randn(4, 2, generator=generator, dtype=torch.float64)
-    chains = langevin(world, start, 400, kernel=MALA(0.08), keep_every=1, generator=generator)
+    # From draws of the world itself: far out, where the score is steep, a step this long is never accepted.
+    start = world.sample(4, generator)
+    chains = langevin(world, start, 400, kernel=MALA(0.06), keep_every=1, generator=generator)
     assert chains.trace is not None
     steps = list(range(1, 401))
     series = {f"chain {k + 1}": {"x": steps, "y": chains.trace[:, k, 0].tolist()} for k in range(4)}
