@@ -1,7 +1,7 @@
 r"""Predictor–corrector sampling (Song et al. 2021, algorithms 2 and 3): a sampler's row down, then Langevin at the level.
 
-The predictor is one row of a core method's table (:mod:`unidiff.core.tables`), x ← a x + b x̂_0 + n ξ: the reverse SDE,
-the ancestral chain, DDIM or Euler. It leaves the marginal q_s by its error; M corrector steps pull x back towards q_s,
+The predictor is one row of a core method's table (:mod:`unidiff.core.tables`), x ← a x + b x̂_0 + n ξ: the ancestral
+chain, the reverse SDE, DDIM or Euler. It leaves the marginal q_s by its error; M corrector steps pull x back towards q_s,
 
     x ← x + δ g + √(2δ) ξ,   g = ∇log q_s(x),   δ = 2 (r ‖ξ‖/‖g‖)²,
 
@@ -41,7 +41,7 @@ def predictor_corrector(
     n: int | None = None,
     *,
     steps: int = 100,
-    predictor: Predictor = "sde",
+    predictor: Predictor = "ancestral",
     corrections: int = 1,
     snr: float = 0.16,
     grid: TimeGrid | None = None,
@@ -61,7 +61,7 @@ def predictor_corrector(
         core: the diffusion core.
         n: how many, begun from the prior; leave it out where ``x`` is given.
         steps: the number of steps of the default grid.
-        predictor: ``"sde" "ancestral" "ddim" "euler"``.
+        predictor: ``"ancestral" "sde" "ddim" "euler"``; the chain's own step bears a network's errors best.
         corrections: M ≥ 0, at each level; 0 is the predictor alone.
         snr: r > 0.
         grid: the times, in place of the default grid.
