@@ -64,6 +64,8 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "gaussian", "--guidance", "nan"], "guidance must be finite, got nan"),
         (["sample", "--world", "gaussian", "--guidance", "3"], "guidance needs a conditional network"),
         (["sample", "--world", "gaussian", "--out", "samples.jpg"], "out must be a file that ends in .png"),
+        (["sample", "--world", "gaussian", "--at", "0.5"], "at is for method 'langevin', got 'ddim' with at = 0.5"),
+        (["sample", "--world", "gaussian", "--method", "langevin", "--at", "2"], "at must lie in [0, 1]"),
         (["likelihood"], "give a checkpoint or a world"),
         (["likelihood", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
         (["likelihood", "--world", "gaussian", "--solver", "dopri"], "unknown solver 'dopri'; did you mean 'dopri5'"),
@@ -223,10 +225,11 @@ def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch
     assert "truth" not in found
 
 
-@pytest.mark.parametrize("method", ["annealed", "pc"])
+@pytest.mark.parametrize("method", ["annealed", "pc", "langevin"])
 def test_the_score_views_samplers_are_methods_too(method: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["sample", "--world", "mixture-2d", "--method", method, "--n", "400", "--steps", "30"]
+    steps = "400" if method == "langevin" else "30"
+    arguments = ["sample", "--world", "mixture-2d", "--method", method, "--n", "400", "--steps", steps]
     assert main([*arguments, "--condition", "0", "--dtype", "float64"]) == 0
     x = np.load("samples.npz")["x"]
     from unidiff.worlds import library
