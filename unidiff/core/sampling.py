@@ -165,19 +165,24 @@ class _Loop:
         self.ahead = x.numel() if draws and table.rows * x.numel() <= MOST_NOISE_AHEAD else 0
         self.table = x.new_empty(table.rows, self.columns + self.embedded + self.ahead)
         self.table[:, : self.columns] = columns
+        if embedding is not None:
+            self.table[:, self.columns : self.columns + self.embedded] = embedding
         self.x = torch.empty_like(x)
         self.register = torch.zeros_like(x) if bool((table.on_kept != 0).any()) else None
 
     def start(self, x: Tensor, generator: torch.Generator | None) -> None:
-        """To the first row, from ``x``, with new noise; the network's parameters may have moved since the last run."""
+        """To the first row, from ``x``, with new noise."""
         self.x.copy_(x)
         if self.register is not None:
             self.register.zero_()
-        embedding = self._embedding(x)
-        if embedding is not None:
-            self.table[:, self.columns : self.columns + self.embedded] = embedding
         if self.ahead:
             self.table[:, -self.ahead :].normal_(generator=generator)
+
+    def embed_again(self) -> None:
+        """For a loop that is kept from run to run: the network's parameters may have moved since the last."""
+        embedding = self._embedding(self.x)
+        if embedding is not None:
+            self.table[:, self.columns : self.columns + self.embedded] = embedding
 
     def _embedding(self, like: Tensor) -> Tensor | None:
         """The network's embedding of each row's level ``[R, ·]``, in the state's dtype, or None if it makes none apart."""
@@ -249,6 +254,7 @@ class _Captured:
         on_row: Callable[[int, int], None] | None,
     ) -> Tensor:
         source = torch.cuda.default_generators[x.get_device()] if generator is None else generator
+        self.loop.embed_again()
         self.loop.start(x, source)
         if self.draws:
             self.generator.set_state(source.get_state())

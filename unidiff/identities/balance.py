@@ -6,6 +6,7 @@ no law too wide for it. The proposals' densities are written apart from the kern
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -71,11 +72,11 @@ class _Balance(Algebraic):
         yield Sides(reverse.proposal, x, right_expand(kappa, x))
         yield from self._decisions(law, kernel, step, start, forward, move)
 
+    @abstractmethod
     def _densities(
         self, case: Case, law: Target, step: Tensor, x: Tensor, y: Tensor, forward: Tensor, back: Tensor
     ) -> tuple[Tensor, Tensor]:
         """log q(y|x) and log q(x|y)."""
-        raise NotImplementedError
 
     def _decisions(
         self, law: Target, kernel: Kernel, step: Tensor, start: State, forward: Tensor, move: Move

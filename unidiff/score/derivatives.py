@@ -76,6 +76,7 @@ def jvp(field: Field, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         try:
             value, product = torch.func.jvp(field, (x.detach().clone(),), (vector.detach().clone(),))  # pyright: ignore
             return value.detach(), product.detach()
+        # Forward mode is not written for every operation of a user's network; torch says so in either of these.
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
