@@ -7,7 +7,8 @@ x̂_0 = p x + q F, the two are folded into the row on the host, in float64:
 
 and the network's embedding of the noise level, a function of the row alone, becomes more columns of the table.
 What is left in a step is the network and a few multiply-adds, in place. On a GPU one step is captured as a CUDA graph,
-row counter included, and replayed R times: the host only launches. The noise of a whole run is drawn at once and rides
+row counter included, and replayed R times: the host only launches; so are the embedding of the levels before the first
+step and the look at the result after the last. The noise of a whole run is drawn at once and rides
 in the table too, as long as it is small; a larger state draws row by row.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
+from unidiff.core.replay import Replay, lent
 from unidiff.core.tables import METHODS, Method, Table, build, default_grid
 
 MOST_NOISE_AHEAD = 2**22
@@ -110,14 +113,14 @@ class Sampler:
             check_finite("noise", noise)
         graph = x.is_cuda if self.graph is None else self.graph
         if graph and x.is_cuda and noise is None and self.chain is None:
-            return _finite(self._replay(x, generator, condition, on_row))
+            return self._replay(x, generator, condition, on_row)
         loop = _Loop(self, x, condition, noise is not None)
         loop.start(x, generator)
         for row in range(self.table.rows):
             loop.advance(loop.table[row], int(loop.step[row]), generator, None if noise is None else noise[row])
             if on_row is not None:
                 on_row(row + 1, self.table.rows)
-        return _finite(loop.x)
+        return _checked(loop.x, _bad_rows(loop.x))
 
     def _replay(
         self,
@@ -136,11 +139,15 @@ class Sampler:
         return self._captured[key].run(x, generator, condition, on_row)
 
 
-def _finite(x: Tensor) -> Tensor:
-    """The result of a run, looked at once: a NaN on the way is a NaN at the end."""
-    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
-    if bad:
-        raise FloatingPointError(f"sampling ended in values that are not finite in {bad} of {x.shape[0]} samples")
+def _bad_rows(x: Tensor) -> Tensor:
+    """How many samples are not finite, looked at once, at the end of a run: a NaN on the way is a NaN there."""
+    return (~torch.isfinite(x)).flatten(1).any(1).sum()
+
+
+def _checked(x: Tensor, bad: Tensor) -> Tensor:
+    """The result of a run, of which ``bad`` samples are not finite."""
+    if count := int(bad):
+        raise FloatingPointError(f"sampling ended in values that are not finite in {count} of {x.shape[0]} samples")
     return x
 
 
@@ -173,13 +180,13 @@ class _Loop:
     def start(self, x: Tensor, generator: torch.Generator | None) -> None:
         """To the first row, from ``x``, with new noise."""
         self.x.copy_(x)
-        if self.register is not None:
-            self.register.zero_()
         if self.ahead:
             self.table[:, -self.ahead :].normal_(generator=generator)
 
-    def embed_again(self) -> None:
-        """For a loop that is kept from run to run: the network's parameters may have moved since the last."""
+    def renew(self) -> None:
+        """Between runs of a loop that is kept: nothing in the register, and what the network says of the levels now."""
+        if self.register is not None:
+            self.register.zero_()
         embedding = self._embedding(self.x)
         if embedding is not None:
             self.table[:, self.columns : self.columns + self.embedded] = embedding
@@ -218,33 +225,33 @@ class _Loop:
 
 
 class _Captured:
-    """One step of a loop as a CUDA graph: read row k, advance, k ← k + 1."""
+    """A loop as three CUDA graphs: what begins a run; one step (read row k, advance, k ← k + 1); the look at its end."""
 
     def __init__(self, sampler: Sampler, x: Tensor, condition: Tensor | None) -> None:
         self.rows = sampler.table.rows
-        self.generator = torch.Generator(device=x.device)
         self.condition = None if condition is None else condition.clone()
-        self.loop = _Loop(sampler, x, self.condition)
-        self.loop.start(x, self.generator)
-        self.draws = self.loop.uses_noise and not self.loop.ahead
+        self.loop = loop = _Loop(sampler, x, self.condition)
+        self.own = torch.Generator(device=x.device)
+        loop.start(x, self.own)
+        self.draws = loop.uses_noise and not loop.ahead
         self.counter = torch.zeros(1, dtype=torch.long, device=x.device)
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.counter.zero_()
-                self._step()
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        if self.draws:
-            self.graph.register_generator_state(self.generator)
-        with torch.cuda.graph(self.graph):
-            self._step()
+        self.bad = torch.zeros((), dtype=torch.long, device=x.device)
+        self.begin = Replay(self._begin, [self.counter])
+        registers = [self.counter, loop.x] if loop.register is None else [self.counter, loop.x, loop.register]
+        self.step = Replay(self._step, registers, self.own if self.draws else None)
+        self.look = Replay(self._look, [self.bad])
+
+    def _begin(self) -> None:
+        self.loop.renew()
+        self.counter.zero_()
 
     def _step(self) -> None:
         row = self.loop.table.index_select(0, self.counter)[0]
-        self.loop.advance(row, 0, self.generator, None)
+        self.loop.advance(row, 0, self.own, None)
         self.counter.add_(1)
+
+    def _look(self) -> None:
+        self.bad.copy_(_bad_rows(self.loop.x))
 
     def run(
         self,
@@ -253,21 +260,17 @@ class _Captured:
         condition: Tensor | None,
         on_row: Callable[[int, int], None] | None,
     ) -> Tensor:
-        source = torch.cuda.default_generators[x.get_device()] if generator is None else generator
-        self.loop.embed_again()
-        self.loop.start(x, source)
-        if self.draws:
-            self.generator.set_state(source.get_state())
-        self.counter.zero_()
+        self.begin()
+        self.loop.start(x, generator)
         if condition is not None and self.condition is not None:
             self.condition.copy_(condition)
-        for row in range(self.rows):
-            self.graph.replay()
-            if on_row is not None:
-                on_row(row + 1, self.rows)
-        if self.draws:
-            source.set_state(self.generator.get_state())
-        return self.loop.x.clone()
+        with lent(self.own, generator) if self.draws else nullcontext():
+            for row in range(self.rows):
+                self.step()
+                if on_row is not None:
+                    on_row(row + 1, self.rows)
+        self.look()
+        return _checked(self.loop.x.clone(), self.bad)
 
 
 def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from unidiff.core.replay import Replay, lent
 from unidiff.score.adaptation import DualAveraging
-from unidiff.score.replay import Replay, lent
 from unidiff.score.state import Kernel, Noise, State
 from unidiff.score.target import Target
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from unidiff.core.boundary import check_count, check_finite, check_state
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
+from unidiff.core.replay import Replay, lent
 from unidiff.score.chains import Divergence, finite_rows
-from unidiff.score.replay import Replay, lent
 
 # (x, row of the table, draws of that row [K, B, *E]) -> x
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,8 +66,7 @@ def _replayed(
 
     def work() -> None:
         xi = torch.randn((draws, *x.shape), generator=own, dtype=x.dtype, device=x.device)
-        # The warm-up before a capture may run past the last row.
-        row = table.index_select(0, counter.clamp(max=rows - 1))[0]
+        row = table.index_select(0, counter)[0]
         register.copy_(step(register, row, xi))
         counter.add_(1)
 
