@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from unidiff.cli.parsing import check_folder, given, parse, tell, value
 from unidiff.cli.sample import draw
-from unidiff.core.boundary import check_device, check_name
+from unidiff.core.boundary import check_name
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,8 +42,7 @@ def _new(options: Any, names: list[str]) -> Any:
     from unidiff.train import Trainer, load_data
 
     config = _config_type()(**{name: getattr(options, name) for name in names})
-    if options.device != "auto":
-        check_device(options.device)
+    _ = config.torch_device  # a device that is not there is told before any work
     data = load_data(options.data, generator=torch.Generator().manual_seed(config.seed), dtype=config.torch_dtype)
     folder = check_folder("out", Path(options.out or f"runs/{Path(options.data).stem}"))
     checkpoint = folder / "checkpoint.safetensors"

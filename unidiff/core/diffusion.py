@@ -85,6 +85,11 @@ class Diffusion(nn.Module):
 
         return ReverseChain(self, grid, variance, x0_variance)
 
+    def home(self, generator: torch.Generator | None = None) -> torch.device:
+        """Where states are drawn unless a device is named: the generator's device, else the parameters', else the CPU."""
+        first = next(self.parameters(), None)
+        return generator.device if generator is not None else torch.device("cpu") if first is None else first.device
+
     def prior(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """n draws of N(0, prior_std²), ``[n, *E]``, in ``like``'s dtype and on its device (float32, CPU)."""
         like = torch.empty(0) if like is None else like

@@ -324,7 +324,7 @@ def sample(
         grid: the times, in place of the default grid.
         eta, variance, guidance: as :class:`Sampler`.
         condition: class labels ``[n]``, or one label for all, shape ``[]``.
-        device: where; None takes the generator's device, else the denoiser's parameters', else the CPU.
+        device: where; None takes :meth:`unidiff.Diffusion.home`.
         dtype: float32 or wider.
         on_row: progress, called with (rows done, rows).
 
@@ -338,9 +338,7 @@ def sample(
     sampler = Sampler(core, grid, method, eta=eta, variance=variance, guidance=guidance)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    if device is None:
-        first = next(iter(getattr(core.denoiser, "parameters", list)()), None)
-        device = generator.device if generator is not None else "cpu" if first is None else first.device
+    device = core.home(generator) if device is None else device
     x = core.prior(n, generator, torch.empty(0, dtype=dtype, device=device))
     if isinstance(condition, Tensor):
         condition = condition.to(device)

@@ -106,9 +106,7 @@ def begin(
     if (n is None) == (x is None):
         raise ValueError(f"give n or x, one of them, got n = {n!r} and x {'given' if x is not None else 'left out'}")
     if x is None:
-        if device is None:
-            first = next(core.parameters(), None)
-            device = generator.device if generator is not None else "cpu" if first is None else first.device
+        device = core.home(generator) if device is None else device
         shape = (check_count("n", n), *core.event_shape)  # pyright: ignore[reportArgumentType]
         x = std * torch.randn(shape, generator=generator, dtype=dtype, device=device)
     check_state("x", x, core.event_shape)

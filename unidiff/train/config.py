@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from unidiff.core.boundary import check_count, check_name, check_positive
+from unidiff.core.boundary import check_count, check_device, check_name, check_positive
 from unidiff.core.denoiser import PRECONDITIONINGS, Preconditioning
 from unidiff.core.prediction import KINDS, Kind
 from unidiff.train.objective import LOSSES, Loss
@@ -170,16 +170,10 @@ class TrainConfig:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device, "auto" resolved. Raises ValueError for a device that this build of torch does not know or have."""
+        """The device, "auto" resolved. Raises ValueError for one that is not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {self.device!r} needs a GPU and a CUDA build of torch; there is none here")
-        return device
+        return check_device(self.device)
 
     def weighting_options(self, data_std: float) -> WeightingOptions:
         """The weighting's constants, for data of standard deviation ``data_std``."""

@@ -32,7 +32,7 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import build_core, describe
-from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, one_line
+from unidiff.train.checkpoint import MISFITS, CheckpointError, one_line
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset, load_data, names
 from unidiff.train.interrupt import held
@@ -40,6 +40,8 @@ from unidiff.train.journal import Journal
 from unidiff.train.objective import training_loss
 from unidiff.train.order import DataOrder
 from unidiff.train.pace import ema_decay, rate
+from unidiff.train.randomness import adopt_default_states, cuda_devices, default_states, seeded_default_states
+from unidiff.train.state import collect, restore
 from unidiff.train.times import antithetic_times, finite_span
 from unidiff.train.toys import LAWS
 from unidiff.worlds import World
@@ -111,7 +113,7 @@ class Trainer:
         self.noise = torch.Generator(self.device).manual_seed(config.seed)
         self.times = torch.Generator().manual_seed(config.seed + 1)
         self.span = finite_span(core.schedule)
-        self.default_states = _seeded_default_states(config.seed, self.device)
+        self.default_states = seeded_default_states(config.seed, self.device)
         self.step = 0
         self.elapsed = 0.0
         self._logged = (0, 0.0)
@@ -162,12 +164,10 @@ class Trainer:
             )
         trainer = cls(checkpoints.restore_core(kept, path, ema=False).train(), data, config)
         try:
-            trainer._restore(kept, progress)
+            restore(trainer, kept, progress)
         except MISFITS as error:
             raise CheckpointError(f"{path} holds no training state to resume: {one_line(error)}") from error
         return trainer
-
-    # -- the run ---------------------------------------------------------------------------------------------------
 
     @property
     def averaged(self) -> Diffusion:
@@ -198,8 +198,8 @@ class Trainer:
         journal = Journal(self.config.out, self.step, self.config.tensorboard)
         self.core.train()
         # Dropout draws from torch's default generator: lent for the run, and given back as it was.
-        with contextlib.closing(journal), held() as check, torch.random.fork_rng(devices=_cuda_devices(self.device)):
-            self._adopt_default_states()
+        with contextlib.closing(journal), held() as check, torch.random.fork_rng(devices=cuda_devices(self.device)):
+            adopt_default_states(self.default_states, self.device)
             began, spent = self.clock(), self.elapsed
             self._logged = (self.step, self.elapsed)
             whole = True
@@ -215,7 +215,7 @@ class Trainer:
                 if whole:
                     self._keep()
                 raise
-            self.default_states = _default_states(self.device)
+            self.default_states = default_states(self.device)
         return self.averaged
 
     def _tell(self, journal: Journal, on_log: OnLog | None) -> None:
@@ -231,7 +231,7 @@ class Trainer:
 
     def _keep(self) -> None:
         """The state as it is now: for the next :meth:`fit`, and with ``out`` on the disk."""
-        self.default_states = _default_states(self.device)
+        self.default_states = default_states(self.device)
         if self.config.out is not None:
             self._check_finite()
             self.save(Path(self.config.out) / checkpoints.NAME)
@@ -297,63 +297,9 @@ class Trainer:
                 f"the loss or its gradient became NaN or infinite by step {self.step}; lower lr (now {self.config.lr:g})"
             )
 
-    # -- on disk ---------------------------------------------------------------------------------------------------
-
     def save(self, path: str | Path) -> Path:
         """Write the whole state to ``path``, atomically."""
-        tensors = checkpoints.parameters(self.core)
-        tensors |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
-        tensors["progress.window"] = self.window
-        tensors["progress.averaged"] = self.ema.n_averaged
-        state = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{i}.{name}": t for i, slot in state.items() for name, t in slot.items()}
-        tensors |= {"random.noise": self.noise.get_state(), "random.times": self.times.get_state()}
-        tensors |= {f"random.{name}": t for name, t in self.default_states.items()}
-        about = {
-            "core": describe(self.core),
-            "train": self.config.to_dict(),
-            "data": self.about_data,
-            "progress": {
-                "step": self.step,
-                "position": self.order.position,
-                "elapsed": self.elapsed,
-                "slots": sorted(state),
-            },
-        }
-        return checkpoints.write(path, Checkpoint(tensors, about))
-
-    def _restore(self, kept: Checkpoint, progress: dict[str, Any]) -> None:
-        self.ema.module.load_state_dict(kept.under("ema"))
-        self.ema.n_averaged.copy_(kept.tensors["progress.averaged"])
-        self.window.copy_(kept.tensors["progress.window"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in kept.under("optimizer").items():
-            index, slot = name.split(".")
-            state.setdefault(int(index), {})[slot] = tensor
-        _check_slots(state, progress["slots"], list(self.network.parameters()))
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.noise.set_state(kept.tensors["random.noise"])
-        self.times.set_state(kept.tensors["random.times"])
-        self.default_states = {name: kept.tensors[f"random.{name}"] for name in self.default_states}
-        self.order.position = int(progress["position"])
-        self.step, self.elapsed = int(progress["step"]), float(progress["elapsed"])
-
-    def _adopt_default_states(self) -> None:
-        torch.set_rng_state(self.default_states["cpu"])
-        if "cuda" in self.default_states:
-            torch.cuda.set_rng_state(self.default_states["cuda"], self.device)
-
-
-def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameters: list[torch.nn.Parameter]) -> None:
-    """AdamW takes whatever state it is given; here it must be of the parameters that had one, in their shapes."""
-    if sorted(state) != kept:
-        raise ValueError(f"the optimizer's state must be of parameters {kept}, got {sorted(state)}")
-    for i, slot in state.items():
-        shape = list(parameters[i].shape)
-        expected = {"step": [], "exp_avg": shape, "exp_avg_sq": shape}
-        found = {name: list(t.shape) for name, t in slot.items()}
-        if found != expected:
-            raise ValueError(f"the optimizer's state of parameter {i} must have shapes {expected}, got {found}")
+        return checkpoints.write(path, collect(self))
 
 
 def _law(config: TrainConfig, data: Dataset, world: World | None) -> World | None:
@@ -369,20 +315,3 @@ def _regenerate(about: dict[str, Any], config: TrainConfig) -> Dataset:
         raise ValueError(f"data must be given to resume a run on {about['name']}")
     generator = torch.Generator().manual_seed(config.seed)
     return load_data(about["name"], n=about["n"], generator=generator, dtype=config.torch_dtype)
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _default_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _seeded_default_states(seed: int, device: torch.device) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=_cuda_devices(device)):
-        torch.manual_seed(seed)
-        return _default_states(device)
