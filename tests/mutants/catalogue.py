@@ -18,7 +18,7 @@ NORMALS, MIXTURE, CLOUD, GAUSSIAN_WORLD = (
     "worlds/cloud.py",
     "worlds/gaussian.py",
 )
-ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "train/loss.py", "train/times.py"
+ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "core/denoising.py", "train/times.py"
 TRAINER, GRID, DIFFUSION = "train/trainer.py", "core/grid.py", "core/diffusion.py"
 WORLD, REWARDS, ESTIMATE = "worlds/world.py", "worlds/rewards.py", "worlds/estimate.py"
 

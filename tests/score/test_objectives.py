@@ -48,6 +48,18 @@ def test_weights_multiply_and_gradients_reach_the_network(kind: str, mixture) ->
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in core.parameters())
 
 
+def test_the_denoising_objective_is_the_written_one(mixture) -> None:
+    core, x = exact(mixture), draws(mixture, 16)
+    t = torch.linspace(0.2, 0.8, 16, dtype=torch.float64)
+    noise = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.arange(16, dtype=torch.float64)
+    own = ud.ScoreModel(core).loss(x, "denoising", t, noise=noise, weight=weight)
+    level = core.schedule.level(t)
+    z = level.alpha[:, None] * x + level.sigma[:, None] * noise
+    gap = core.predict(z, t).score + noise / level.sigma[:, None]
+    torch.testing.assert_close(own, weight * level.sigma**2 * gap.square().sum(1))
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_direction_of_descent(loss, mixture) -> None:
     """The gradient of 40 000 draws against the explicit one: parallel to within what so many draws can tell."""
@@ -91,6 +103,7 @@ def test_what_has_no_objective_is_refused(mixture) -> None:
         ("implicit", torch.tensor(1.5), {}, r"t must lie in \[0, 1\]"),
         ("sliced", t, {"probes": 0}, "probes must be an integer of at least 1, got 0"),
         ("sliced", t, {"weight": torch.tensor(float("inf"))}, "weight must be finite"),
+        ("denoising", t, {"weight": torch.tensor(-1.0)}, "weight must be 0 or more, got -1"),
         ("sliced", t, {"noise": x[:2]}, "x0 and noise must have one shape"),
     )
     for kind, at, options, message in bad:

@@ -27,7 +27,6 @@ from unidiff.identities.likelihoods import smooth
 from unidiff.identities.registry import register
 from unidiff.identities.scores import jacobian_kappa, smooth_field
 from unidiff.score import ProbabilityFlow, ScoreModel, divergence, reverse_drift, reverse_sde
-from unidiff.train.loss import denoising_loss
 
 ETAS = (0.0, 0.5, 1.0, 1.5)
 
@@ -135,9 +134,8 @@ class Objectives(MonteCarlo):
         lean = torch.full(x0.shape[:1], 0.3, dtype=x0.dtype, device=x0.device, requires_grad=True)
         model = ScoreModel(Diffusion(case.schedule, _Leaning(case.core.denoiser, case, lean)))
         options = {"noise": noise, "probes": 2, "world": case.world, "generator": case.generator("objectives")}
-        losses: dict[str, Tensor] = {kind: model.loss(x0, kind, t, **options) for kind in ("explicit", *self.kinds[:3])}
-        # The trainer's own loss takes this denoiser's error on x̂_0.
-        losses["denoising"] = denoising_loss(model.core, x0, t=t, noise=noise)
+        # The denoising one takes this denoiser's error on x̂_0.
+        losses: dict[str, Tensor] = {kind: model.loss(x0, kind, t, **options) for kind in ("explicit", *self.kinds)}
         slopes = {kind: torch.autograd.grad(loss.sum(), lean, retain_graph=True)[0] for kind, loss in losses.items()}
         square = (level.sigma[:, None] * draws.score[every].flatten(1)).square().sum(1)
         known = -(level.alpha / level.sigma).square() * draws.trace[every]

@@ -174,8 +174,8 @@ class ScoreModel:
     def loss(self, x0: Tensor, kind: str, t: Tensor, **options: Any) -> Tensor:
         """A score-matching objective of each member of ``x0`` ``[B, *E]`` at times t ``[B]``, ``[B]``.
 
-        See :func:`unidiff.score.objectives.score_matching_loss` for the kinds ("implicit", "hutchinson", "sliced",
-        "explicit"), the options and the errors.
+        See :func:`unidiff.score.objectives.score_matching_loss` for the kinds ("denoising", "implicit", "hutchinson",
+        "sliced", "explicit"), the options and the errors.
         """
         return score_matching_loss(self.core, x0, kind, t, **options)
 

@@ -1,7 +1,8 @@
-r"""Score matching, three ways beside the denoising one; all four have one gradient in expectation (items 13, 14).
+r"""Score matching, five ways, all of one gradient in expectation (items 13, 14).
 
 With ε̂ = −σ ŝ and a weight w(t) on ‖ε − ε̂‖² = σ²‖ŝ − ∇log q(z|x_0)‖² (the trainer's weighting, an argument here):
 
+    denoising  w σ² ‖ŝ − ∇log q(z|x_0)‖²                        Vincent 2011, eq. 11
     explicit   w σ² ‖ŝ − s‖²                                    the world's own s = ∇log q_t
     implicit   w σ² (‖ŝ‖² + 2∇·ŝ) = w (‖ε̂‖² − 2σ ∇·ε̂)           Hyvarinen 2005, theorem 1: no s needed
     hutchinson the same with vᵀ∇ŝ v for ∇·ŝ; it is sliced score matching with variance reduction (Song et al. 2019, eq. 8)
@@ -9,7 +10,7 @@ With ε̂ = −σ ŝ and a weight w(t) on ‖ε − ε̂‖² = σ²‖ŝ − �
 
     E explicit = E implicit + E wσ²‖s‖² = E denoising − E w(α²/σ²) tr Cov[x_0|z]
 
-so that at one weight all four have one gradient; they differ in what their estimate of it costs and how far it spreads.
+so that at one weight all have one gradient; they differ in what their estimate of it costs and how far it spreads.
 Written in ε̂ no factor is as large as 1/σ². An implicit loss is no distance: it is negative at the optimum.
 """
 
@@ -29,12 +30,13 @@ from unidiff.core.boundary import (
     check_time,
     right_expand,
 )
+from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.score.derivatives import Probe, divergence, draw_probes, probed_divergence
 from unidiff.worlds import World
 
-Objective = Literal["implicit", "hutchinson", "sliced", "explicit"]
+Objective = Literal["denoising", "implicit", "hutchinson", "sliced", "explicit"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
@@ -57,9 +59,9 @@ def score_matching_loss(
     Args:
         core: a schedule and a denoiser.
         x0: data ``[B, *E]``.
-        kind: "implicit", "hutchinson", "sliced" or "explicit".
+        kind: "denoising", "implicit", "hutchinson", "sliced" or "explicit".
         t: times ``[B]``, or one; on any device that the schedule takes.
-        weight: what multiplies ‖ε − ε̂‖², in t's shape; None is 1.
+        weight: what multiplies ‖ε − ε̂‖², 0 or more, in t's shape; None is 1.
         world: the data's law, for "explicit".
         noise: ε ``[B, *E]``; drawn if None.
         probes: K of "hutchinson" and "sliced".
@@ -69,7 +71,7 @@ def score_matching_loss(
 
     Raises:
         ValueError: an unknown kind (with the nearest known one), shapes that do not fit the core, t outside [0, 1] or
-            where λ or the weight is infinite, "explicit" without a world, probes below 1.
+            where λ or the weight is infinite, a negative weight, "explicit" without a world, probes below 1.
     """
     check_name("loss", kind, OBJECTIVES)
     check_state("x0", x0, core.event_shape)
@@ -80,6 +82,12 @@ def score_matching_loss(
     if not bool(torch.isfinite(level.log_snr).all()):
         raise ValueError(f"t must be where the log-SNR is finite, got t in [{float(t.min()):g}, {float(t.max()):g}]")
     scale = torch.ones_like(t) if weight is None else check_finite("weight", check_batched("weight", weight, x0))
+    if bool((scale < 0).any()):
+        raise ValueError(f"weight must be 0 or more, got {float(scale.min()):g}")
+    if kind == "denoising":
+        return denoising_error(
+            core, x0, t, log_weight=scale.detach().log(), noise=noise, condition=condition, generator=generator
+        )
     level = NoiseLevel(*(v.detach().to(x0) for v in (level.t, level.log_snr, level.alpha, level.sigma)))
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)

@@ -6,21 +6,18 @@ same whichever is chosen; the losses themselves differ by constants, and the imp
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_name
 from unidiff.core.diffusion import Diffusion
-from unidiff.score.objectives import OBJECTIVES, score_matching_loss
+from unidiff.score.objectives import OBJECTIVES, Objective, score_matching_loss
 from unidiff.train.loss import denoising_loss
 from unidiff.train.weighting import Weighting, WeightingOptions, weight
 from unidiff.worlds import World
 
-Loss = Literal["denoising", "implicit", "hutchinson", "sliced", "explicit"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
-assert ("denoising", *OBJECTIVES) == LOSSES
+Loss = Objective
+LOSSES = OBJECTIVES
 
 
 def training_loss(
@@ -45,7 +42,7 @@ def training_loss(
         world: the data's law, for "explicit".
         probes: of "hutchinson" and "sliced".
         generator: the source of noise and probes, on x0's device.
-        autocast: as :func:`~unidiff.train.loss.denoising_loss`, for "denoising" alone.
+        autocast: as :func:`~unidiff.core.denoising.denoising_error`, for "denoising" alone.
 
     Raises:
         ValueError: an unknown loss (with the nearest known one), or as the loss itself.
