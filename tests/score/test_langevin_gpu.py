@@ -14,9 +14,11 @@ from unidiff.score import (
     HMC,
     MALA,
     ULA,
+    AnnealedLangevin,
     Divergence,
     Kernel,
     Langevin,
+    PredictorCorrector,
     Target,
     annealed_langevin,
     langevin,
@@ -118,6 +120,33 @@ def test_a_captured_anneal_is_the_eager_one(run, schedule: str) -> None:
         run(core, 64, steps=6, generator=seeded(1), dtype=torch.float64, graph=graph) for graph in (None, False)
     )
     torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["annealed", "pc"])
+def test_one_capture_of_an_anneal_serves_many_runs(kind: str) -> None:
+    torch.manual_seed(0)
+    network = networks.MLP(2, width=16, depth=2, num_classes=3)
+    denoiser = ud.Denoiser(network, (2,), "v", num_classes=3)
+    core = ud.Diffusion(ud.Schedule.cosine(), denoiser).cuda().double().eval()
+    with torch.no_grad():
+        for p in core.parameters():
+            p.add_(0.1)
+
+    def make(graph: bool | None) -> AnnealedLangevin | PredictorCorrector:
+        if kind == "annealed":
+            return AnnealedLangevin(core, levels=4, steps=2, guidance=1.5, graph=graph)
+        return PredictorCorrector(core, ud.TimeGrid.uniform(6), guidance=1.5, graph=graph)
+
+    kept, found = make(None), []
+    for labels in (torch.arange(64) % 3, torch.zeros(64, dtype=torch.long)):
+        for scale in (1.0, 1.5):
+            with torch.no_grad():
+                for p in core.parameters():
+                    p.mul_(scale)
+            one, two = (run(start(64), seeded(1), condition=labels.cuda(), on_row=None) for run in (kept, make(False)))
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+            found.append(one)
+    assert not any(torch.equal(found[0], other) for other in found[1:])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

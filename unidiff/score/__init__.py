@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from unidiff.score.annealed import annealed_langevin
+from unidiff.score.annealed import AnnealedLangevin, annealed_langevin
 from unidiff.score.chains import AcceptanceWarning, Chains, Divergence
-from unidiff.score.corrector import predictor_corrector
+from unidiff.score.corrector import PredictorCorrector, predictor_corrector
 from unidiff.score.derivatives import (
     PROBES,
     divergence,
@@ -37,6 +37,7 @@ __all__ = [
     "SOLVERS",
     "ULA",
     "AcceptanceWarning",
+    "AnnealedLangevin",
     "Carried",
     "Chains",
     "Curvature",
@@ -46,6 +47,7 @@ __all__ = [
     "Langevin",
     "Likelihood",
     "Noise",
+    "PredictorCorrector",
     "ProbabilityFlow",
     "RoundTrip",
     "ScoreModel",

@@ -21,14 +21,80 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_positive
 from unidiff.core.diffusion import Diffusion
-from unidiff.score.levels import OnRow, begin, check_end, check_noise, level_columns, level_of, run_rows
+from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
 from unidiff.score.unadjusted import langevin_step
 
 # ρ from 20, beyond any data of unit scale, to 0.01, Song & Ermon's last.
 LOG_SNR = (-6.0, 9.2)
 
 
-@torch.no_grad()
+class AnnealedLangevin:
+    """The levels and their steps over a core, ready to run many times; captures are kept from run to run.
+
+    Args:
+        core: the diffusion core.
+        levels: L ≥ 2, evenly spaced in log-SNR (σ/α geometric).
+        steps: T, at each level.
+        step_size: κ, dimensionless.
+        log_snr: (lowest, highest), of the first and the last level; None takes (−6, 9.2), cut to the schedule's range.
+        denoise: whether to end with x̂_0.
+        guidance: classifier-free guidance weight; 1 is the plain conditional model.
+        graph: whether a GPU run is captured and replayed; None captures whenever the state is on a GPU.
+
+    Raises:
+        ValueError: counts below 1, a step size that is not positive, log-SNRs that do not rise or lie outside the
+            schedule's range.
+    """
+
+    def __init__(
+        self,
+        core: Diffusion,
+        *,
+        levels: int = 50,
+        steps: int = 10,
+        step_size: float = 0.2,
+        log_snr: tuple[float, float] | None = None,
+        denoise: bool = False,
+        guidance: float = 1.0,
+        graph: bool | None = None,
+    ) -> None:
+        check_count("levels", levels, 2)
+        check_count("steps", steps)
+        check_positive("step_size", step_size)
+        level = core.schedule.level_at(_places(core, levels, log_snr))
+        core.check_levels(level.alpha)
+        alpha, sigma = level.alpha.detach(), level.sigma.detach()
+        scale = torch.ones(levels, steps, dtype=torch.float64, device=alpha.device)
+        scale[1:, 0] = alpha[1:] / alpha[:-1]
+        delta = 0.5 * step_size * sigma.square()
+        each = [v.repeat_interleave(steps) for v in (*level_columns(level), delta)]
+        self.core, self.denoise, self.guidance, self.step_size = core, denoise, guidance, step_size
+        self.total = levels * steps
+        self.start_std, self.last = float(sigma[0]), level.t[-1].detach()
+        self._rows = Rows(core, self._step, torch.stack([*each, scale.flatten()], 1), 1, graph)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        condition: Tensor | None = None,
+        on_row: OnRow | None = None,
+    ) -> Tensor:
+        """From ``x`` ``[B, *E]`` at the first level (σ_1 ξ, with σ_1 in ``start_std``) to the last; errors as below."""
+        condition = self.core.check_arguments("x", x, condition, self.guidance)
+        check_run(x, noise, self.total, 1)
+        x = self._rows(x, generator, noise, condition, told(on_row, self.total))
+        check_end(x, self.total, "step_size", self.step_size)
+        return self.core.predict(x, self.last, condition, self.guidance).x0 if self.denoise else x
+
+    def _step(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
+        x = row[5] * x
+        score = self.core.denoiser(x, level_of(row), condition, self.guidance).score
+        return langevin_step(x, score, row[4], xi[0])
+
+
 def annealed_langevin(
     core: Diffusion,
     n: int | None = None,
@@ -50,57 +116,31 @@ def annealed_langevin(
 ) -> Tensor:
     """Samples of the core by annealed Langevin, ``[B, *E]``.
 
+    To run many times on one capture, keep an :class:`AnnealedLangevin`.
+
     Args:
         core: the diffusion core.
         n: how many, begun from σ_1 ξ; leave it out where ``x`` is given.
-        levels: L ≥ 2, evenly spaced in log-SNR (σ/α geometric).
-        steps: T, at each level.
-        step_size: κ, dimensionless.
-        log_snr: (lowest, highest), of the first and the last level; None takes (−6, 9.2), cut to the schedule's range.
+        levels, steps, step_size, log_snr, denoise, guidance, graph: as :class:`AnnealedLangevin`.
         x: the start at the first level, ``[B, *E]``, in place of ``n``.
-        denoise: whether to end with x̂_0.
         generator: the source of all draws.
         noise: the steps' draws themselves, ``[L·T, 1, B, *E]``.
         condition: class labels ``[B]``, or one for all.
-        guidance: classifier-free guidance weight; 1 is the plain conditional model.
-        dtype, device: of the start drawn for ``n``; None takes the generator's device, else the parameters'.
+        dtype, device: of the start drawn for ``n``; None takes :meth:`unidiff.Diffusion.home`.
         on_row: progress, called with (steps done, L·T).
-        graph: whether a GPU run is captured and replayed; None captures whenever x is on a GPU.
 
     Returns:
         the state at the last level, or its x̂_0.
 
     Raises:
-        ValueError: counts below 1, a step size that is not positive, both or neither of n and x, log-SNRs that do not
-            rise or lie outside the schedule's range, x or noise of another shape.
+        ValueError: as :class:`AnnealedLangevin`; both or neither of n and x, x or noise of another shape.
         Divergence: chains are not finite at the end; it carries the finite ones.
     """
-    check_count("levels", levels, 2)
-    check_count("steps", steps)
-    check_positive("step_size", step_size)
-    places = _places(core, levels, log_snr)
-    level = core.schedule.level_at(places)
-    core.check_levels(level.alpha)
-    alpha, sigma = level.alpha.detach(), level.sigma.detach()
-    x = begin(core, n, x, float(sigma[0]), generator, dtype, device)
-    condition = core.check_arguments("x", x, condition, guidance)
-    check_noise(noise, (levels * steps, 1, *x.shape))
-    scale = torch.ones(levels, steps, dtype=torch.float64, device=alpha.device)
-    scale[1:, 0] = alpha[1:] / alpha[:-1]
-    delta = 0.5 * step_size * sigma.square()
-    each = [v.repeat_interleave(steps) for v in (*level_columns(level), delta)]
-    columns = torch.stack([*each, scale.flatten()], 1)
-
-    def step(x: Tensor, row: Tensor, xi: Tensor) -> Tensor:
-        x = row[5] * x
-        score = core.denoiser(x, level_of(row), condition, guidance).score
-        return langevin_step(x, score, row[4], xi[0])
-
-    x = run_rows(step, x, columns, 1, generator, noise, on_row, graph)
-    check_end(x, levels * steps, "step_size", step_size)
-    if not denoise:
-        return x
-    return core.predict(x, level.t[-1].detach(), condition, guidance).x0
+    run = AnnealedLangevin(
+        core, levels=levels, steps=steps, step_size=step_size, log_snr=log_snr, denoise=denoise, guidance=guidance,
+        graph=graph,
+    )  # fmt: skip
+    return run(begin(core, n, x, run.start_std, generator, dtype, device), generator, noise, condition, on_row)
 
 
 def _places(core: Diffusion, levels: int, log_snr: tuple[float, float] | None) -> Tensor:

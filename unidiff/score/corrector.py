@@ -17,11 +17,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_name
+from unidiff.core.boundary import check_count, check_name, check_positive
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.tables import build, default_grid
-from unidiff.score.levels import OnRow, begin, check_end, check_noise, level_columns, level_of, run_rows
+from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
 from unidiff.score.unadjusted import langevin_step
 
 # The methods whose rows stand alone: no registers, one row a step.
@@ -35,7 +35,77 @@ def correct(x: Tensor, score: Tensor, noise: Tensor, snr: float) -> Tensor:
     return langevin_step(x, score, 2 * (snr * size / slope).square(), noise)
 
 
-@torch.no_grad()
+class PredictorCorrector:
+    """A predictor's rows with corrections between them, ready to run many times; captures are kept from run to run.
+
+    Args:
+        core: the diffusion core.
+        grid: the times.
+        predictor: ``"ancestral" "sde" "ddim" "euler"``; the chain's own step bears a network's errors best.
+        corrections: M ≥ 0, at each level; 0 is the predictor alone.
+        snr: r > 0.
+        guidance: classifier-free guidance weight; 1 is the plain conditional model.
+        graph: whether a GPU run is captured and replayed; None captures whenever the state is on a GPU.
+
+    Raises:
+        ValueError: an unknown predictor, corrections below 0, snr not positive, a grid on which the predictor does not
+            exist.
+    """
+
+    def __init__(
+        self,
+        core: Diffusion,
+        grid: TimeGrid,
+        predictor: Predictor = "ancestral",
+        *,
+        corrections: int = 1,
+        snr: float = 0.16,
+        guidance: float = 1.0,
+        graph: bool | None = None,
+    ) -> None:
+        check_name("predictor", predictor, PREDICTORS)
+        check_count("corrections", corrections, 0)
+        check_positive("snr", snr)
+        rows = build(core.schedule, grid, predictor)
+        core.check_levels(rows.alpha)
+        reached = core.schedule.level(grid.times.flip(0)[1:])
+        asked = [rows.t, rows.log_snr, rows.alpha, rows.sigma]
+        columns = torch.stack([*level_columns(reached), *asked, rows.on_xt, rows.on_x0, rows.noise], 1)
+        # Only the last level can be without noise.
+        self.split = rows.rows - int(not bool(reached.sigma[-1] > 0))
+        self.core, self.guidance, self.snr, self.total, self.draws = core, guidance, snr, rows.rows, 1 + corrections
+        self._both = Rows(core, self._predict_and_correct, columns[: self.split], self.draws, graph)
+        self._alone = Rows(core, self._predict, columns[self.split :], 1, False)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        condition: Tensor | None = None,
+        on_row: OnRow | None = None,
+    ) -> Tensor:
+        """From ``x`` ``[B, *E]`` at t = 1 to the grid's first time; arguments and errors as below."""
+        condition = self.core.check_arguments("x", x, condition, self.guidance)
+        check_run(x, noise, self.total, self.draws)
+        early, late = (None, None) if noise is None else (noise[: self.split], noise[self.split :, :1])
+        tell = told(on_row, self.total)
+        x = self._both(x, generator, early, condition, tell)
+        x = self._alone(x, generator, late, condition, lambda done: tell(self.split + done))
+        return check_end(x, self.total, "snr", self.snr)
+
+    def _predict(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
+        x0 = self.core.denoiser(x, level_of(row[4:]), condition, self.guidance).x0
+        return row[8] * x + row[9] * x0 + row[10] * xi[0]
+
+    def _predict_and_correct(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
+        x = self._predict(x, row, xi, condition)
+        for own in xi[1:].unbind():
+            x = correct(x, self.core.denoiser(x, level_of(row), condition, self.guidance).score, own, self.snr)
+        return x
+
+
 def predictor_corrector(
     core: Diffusion,
     n: int | None = None,
@@ -57,58 +127,30 @@ def predictor_corrector(
 ) -> Tensor:
     """Samples of the core at the grid's first time, ``[B, *E]``.
 
+    To run many times on one capture, keep a :class:`PredictorCorrector`.
+
     Args:
         core: the diffusion core.
         n: how many, begun from the prior; leave it out where ``x`` is given.
         steps: the number of steps of the default grid.
-        predictor: ``"ancestral" "sde" "ddim" "euler"``; the chain's own step bears a network's errors best.
-        corrections: M ≥ 0, at each level; 0 is the predictor alone.
-        snr: r > 0.
+        predictor, corrections, snr, guidance, graph: as :class:`PredictorCorrector`.
         grid: the times, in place of the default grid.
         x: the start at t = 1, ``[B, *E]``, in place of ``n``.
         generator: the source of all draws.
         noise: the draws themselves, ``[N, 1 + M, B, *E]``: the predictor's, then the correctors'.
-        condition, guidance, dtype, device, on_row, graph: as :func:`~unidiff.score.annealed.annealed_langevin`.
+        condition, dtype, device, on_row: as :func:`~unidiff.score.annealed.annealed_langevin`.
 
     Raises:
-        ValueError: an unknown predictor, counts out of range, snr not positive, both or neither of n and x, a grid on
-            which the predictor does not exist, x or noise of another shape.
+        ValueError: as :class:`PredictorCorrector`; steps below 1, both or neither of n and x, x or noise of another
+            shape.
         Divergence: chains are not finite at the end; it carries the finite ones.
     """
     check_name("predictor", predictor, PREDICTORS)
-    check_count("corrections", corrections, 0)
-    if not 0 < snr < float("inf"):
-        raise ValueError(f"snr must be positive and finite, got {snr}")
     if grid is None:
         grid = default_grid(core.schedule, check_count("steps", steps), predictor)
-    rows = build(core.schedule, grid, predictor)
-    core.check_levels(rows.alpha)
-    x = begin(core, n, x, core.schedule.prior_std, generator, dtype, device)
-    condition = core.check_arguments("x", x, condition, guidance)
-    check_noise(noise, (rows.rows, 1 + corrections, *x.shape))
-    reached = core.schedule.level(grid.times.flip(0)[1:])
-    asked = [rows.t, rows.log_snr, rows.alpha, rows.sigma]
-    columns = torch.stack([*level_columns(reached), *asked, rows.on_xt, rows.on_x0, rows.noise], 1)
-
-    def predict(x: Tensor, row: Tensor, xi: Tensor) -> Tensor:
-        x0 = core.denoiser(x, level_of(row[4:]), condition, guidance).x0
-        return row[8] * x + row[9] * x0 + row[10] * xi[0]
-
-    def both(x: Tensor, row: Tensor, xi: Tensor) -> Tensor:
-        x = predict(x, row, xi)
-        for own in xi[1:].unbind():
-            x = correct(x, core.denoiser(x, level_of(row), condition, guidance).score, own, snr)
-        return x
-
-    # Only the last level can be without noise.
-    alone = int(not bool(reached.sigma[-1] > 0))
-    split, total = rows.rows - alone, rows.rows
-    tell = None if on_row is None else lambda done, _: on_row(done, total)
-    early = None if noise is None else noise[:split]
-    x = run_rows(both, x, columns[:split], 1 + corrections, generator, early, tell, graph)
-    if alone:
-        late = None if noise is None else noise[split:, :1]
-        x = run_rows(predict, x, columns[split:], 1, generator, late, None, False)
-        if on_row is not None:
-            on_row(total, total)
-    return check_end(x, total, "snr", snr)
+    run = PredictorCorrector(
+        core, grid, predictor, corrections=corrections, snr=snr, guidance=guidance, graph=graph
+    )  # fmt: skip
+    return run(
+        begin(core, n, x, core.schedule.prior_std, generator, dtype, device), generator, noise, condition, on_row
+    )

@@ -16,67 +16,99 @@ from unidiff.core.level import NoiseLevel
 from unidiff.core.replay import Replay, lent
 from unidiff.score.chains import Divergence, finite_rows
 
-# (x, row of the table, draws of that row [K, B, *E]) -> x
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (x, row of the table, draws of that row [K, B, *E], condition) -> x
+Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 OnRow = Callable[[int, int], None]
 
 
-def run_rows(
-    step: Step,
-    x: Tensor,
-    columns: Tensor,
-    draws: int,
-    generator: torch.Generator | None,
-    noise: Tensor | None,
-    on_row: OnRow | None,
-    graph: bool | None,
-) -> Tensor:
-    """``x`` ``[B, *E]`` after ``step`` by each row of ``columns`` ``[R, C]``, float64 on the host.
+class Rows:
+    """A table and what a row of it does, ready to run many times; captures are kept from run to run.
 
     Args:
+        core: whose denoiser ``step`` asks.
         step: one row's work.
-        x: the start; it is not changed.
-        columns: the table; cast once to x's dtype and device.
+        columns: the table ``[R, C]``, float64 on the host; cast once to a run's dtype and device.
         draws: how many normal draws ``[B, *E]`` a row takes.
-        generator: their source, on x's device.
-        noise: the draws themselves, ``[R, draws, B, *E]``.
-        on_row: progress, called with (rows done, R).
-        graph: whether a GPU run is captured; None captures whenever x is on a GPU.
+        graph: whether a GPU run is captured; None captures whenever the state is on a GPU.
     """
-    table = columns.to(x)
-    rows = table.shape[0]
-    if rows and x.is_cuda and noise is None and graph is not False:
-        return _replayed(step, x, table, draws, generator, on_row)
-    for row in range(rows):
-        if noise is None:
-            xi = torch.randn((draws, *x.shape), generator=generator, dtype=x.dtype, device=x.device)
-        else:
-            xi = noise[row]
-        x = step(x, table[row], xi)
-        if on_row is not None:
-            on_row(row + 1, rows)
-    return x
 
+    def __init__(self, core: Diffusion, step: Step, columns: Tensor, draws: int, graph: bool | None) -> None:
+        self.core, self.step, self.columns, self.draws, self.graph = core, step, columns, draws, graph
+        self._captured: dict[object, _Captured] = {}
 
-def _replayed(
-    step: Step, x: Tensor, table: Tensor, draws: int, generator: torch.Generator | None, on_row: OnRow | None
-) -> Tensor:
-    register, counter = x.clone(), torch.zeros(1, dtype=torch.long, device=x.device)
-    own, rows = torch.Generator(device=x.device), table.shape[0]
+    def __call__(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+        condition: Tensor | None,
+        on_row: Callable[[int], None],
+    ) -> Tensor:
+        """``x`` ``[B, *E]`` after all rows.
 
-    def work() -> None:
-        xi = torch.randn((draws, *x.shape), generator=own, dtype=x.dtype, device=x.device)
-        row = table.index_select(0, counter)[0]
-        register.copy_(step(register, row, xi))
-        counter.add_(1)
-
-    replay = Replay(work, [register, counter], own)
-    with lent(own, generator):
+        Args:
+            x: the start; it is not changed.
+            generator: the source of the draws, on x's device.
+            noise: the draws themselves, ``[R, draws, B, *E]``.
+            condition: class labels ``[B]``.
+            on_row: progress, called with how many rows are done.
+        """
+        rows = self.columns.shape[0]
+        if rows and x.is_cuda and noise is None and self.graph is not False:
+            return self._capture(x, condition).run(x, generator, condition, on_row)
+        table = self.columns.to(x)
         for row in range(rows):
-            replay()
-            if on_row is not None:
-                on_row(row + 1, rows)
-    return register
+            if noise is None:
+                xi = torch.randn((self.draws, *x.shape), generator=generator, dtype=x.dtype, device=x.device)
+            else:
+                xi = noise[row]
+            x = self.step(x, table[row], xi, condition)
+            on_row(row + 1)
+        return x
+
+    def _capture(self, x: Tensor, condition: Tensor | None) -> _Captured:
+        # Autocast and the modules' mode change what a capture records; parameters are read through their storage.
+        key = (
+            x.shape, x.dtype, x.device, condition is None, torch.is_autocast_enabled(x.device.type), self.core.training
+        )  # fmt: skip
+        if key not in self._captured:
+            self._captured[key] = _Captured(self, x, condition)
+        return self._captured[key]
+
+
+class _Captured:
+    """One row as a CUDA graph: draw, read row k, step, k ← k + 1."""
+
+    def __init__(self, rows: Rows, x: Tensor, condition: Tensor | None) -> None:
+        self.rows = rows.columns.shape[0]
+        self.state, self.counter = x.clone(), torch.zeros(1, dtype=torch.long, device=x.device)
+        self.condition = None if condition is None else condition.clone()
+        self.own, table = torch.Generator(device=x.device), rows.columns.to(x)
+
+        def work() -> None:
+            xi = torch.randn((rows.draws, *x.shape), generator=self.own, dtype=x.dtype, device=x.device)
+            row = table.index_select(0, self.counter)[0]
+            self.state.copy_(rows.step(self.state, row, xi, self.condition))
+            self.counter.add_(1)
+
+        self.replay = Replay(work, [self.state, self.counter], self.own)
+
+    def run(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None,
+        condition: Tensor | None,
+        on_row: Callable[[int], None],
+    ) -> Tensor:
+        self.state.copy_(x)
+        self.counter.zero_()
+        if condition is not None and self.condition is not None:
+            self.condition.copy_(condition)
+        with lent(self.own, generator):
+            for row in range(self.rows):
+                self.replay()
+                on_row(row + 1)
+        return self.state.clone()
 
 
 def level_columns(level: NoiseLevel) -> list[Tensor]:
@@ -101,7 +133,7 @@ def begin(
     """The start of an annealed run: ``x`` ``[B, *E]``, or n draws of N(0, std²).
 
     Raises:
-        ValueError: both or neither of n and x; x not ``[B, *E]``, half precision or not finite.
+        ValueError: both or neither of n and x; x not ``[B, *E]`` or not finite.
     """
     if (n is None) == (x is None):
         raise ValueError(f"give n or x, one of them, got n = {n!r} and x {'given' if x is not None else 'left out'}")
@@ -110,15 +142,20 @@ def begin(
         shape = (check_count("n", n), *core.event_shape)  # pyright: ignore[reportArgumentType]
         x = std * torch.randn(shape, generator=generator, dtype=dtype, device=device)
     check_state("x", x, core.event_shape)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"x must be float32 or wider (a chain's state is never half precision), got {x.dtype}")
     return check_finite("x", x.detach())
 
 
-def check_noise(noise: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Refuse draws of another shape."""
-    if noise is not None and noise.shape != shape:
-        raise ValueError(f"noise must have shape {list(shape)}, got {list(noise.shape)}")
+def told(on_row: OnRow | None, total: int) -> Callable[[int], None]:
+    """A progress callback that knows how many rows there are, or one that does nothing."""
+    return (lambda done: None) if on_row is None else (lambda done: on_row(done, total))
+
+
+def check_run(x: Tensor, noise: Tensor | None, rows: int, draws: int) -> None:
+    """Refuse a state in half precision, and draws of another shape than ``[rows, draws, B, *E]``."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"x must be float32 or wider (a chain's state is never half precision), got {x.dtype}")
+    if noise is not None and noise.shape != (rows, draws, *x.shape):
+        raise ValueError(f"noise must have shape {[rows, draws, *x.shape]}, got {list(noise.shape)}")
 
 
 def check_end(x: Tensor, rows: int, knob: str, value: float) -> Tensor:
