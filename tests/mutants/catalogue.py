@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
+from tests.mutants.training_runs import MUTANTS_RUNS
 
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
 KINDS, LEARNED, PREDICTION = "core/schedule_kinds.py", "core/schedule_learned.py", "core/prediction.py"
@@ -165,4 +166,5 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(self.config.ema, self.step)", "ema_decay(self.config.ema**0.5, self.step)"),
     *MUTANTS_LIKELIHOOD,
     *MUTANTS_LANGEVIN,
+    *MUTANTS_RUNS,
 )  # fmt: skip

@@ -124,6 +124,35 @@ class ScheduleDefinition(Algebraic):
 
 
 @register
+class BetasLeftSlope(Algebraic):
+    """At a knot i/T of a schedule from betas, where λ bends, λ' is the slope from the left: −T log(1 − β_i)'s share.
+
+    κ: the slope, at the condition of ᾱ_i, a product of i factors, in 1 − ᾱ_i.
+    """
+
+    name = "betas-left-slope"
+    statement = r"\lambda'(i/T)=\frac{T\log(1-\beta_i)}{1-\bar\alpha_i}"
+    views = ("core",)
+    source = "Ho et al. 2020, eq. 4; the bend's side is a convention"
+    conditions = "a schedule from betas"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.schedule, FromBetas)
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        assert isinstance(case.schedule, FromBetas)
+        betas = torch.as_tensor(case.schedule.betas, dtype=torch.float64, device=case.device)
+        steps = betas.numel()
+        knots = torch.arange(1, steps + 1, dtype=torch.float64, device=case.device) / steps
+        lost = 1 - torch.cumprod(1 - betas, 0)
+        slope = steps * (1 - betas).log() / lost
+        own = case.schedule.log_snr_derivative(knots).detach()
+        kappa = slope.abs() * (1 + torch.finfo(torch.float64).eps / case.eps * steps / torch.minimum(lost, betas))
+        yield Sides(own.to(case.dtype), slope.to(case.dtype), kappa)
+
+
+@register
 class PriorScale(Algebraic):
     """The prior is q(x_1|x_0 = 0) when VE and α₁² + σ₁² = 1 when VP, and its draws have that scale. κ: 1 + |log σ₁²|."""
 

@@ -2,6 +2,7 @@ r"""Entropies against the densities that they are the mean of, and an estimate's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -89,6 +90,36 @@ class WorldEntropy(Algebraic):
         law = world.diffuse(case.level.alpha, case.level.sigma)
         spread = torch.linalg.eigvalsh(law.covariance.to(torch.float64)).log().abs().sum(1)
         yield Sides(law.entropy().value, 0.5 * case.dim - law.log_prob(law.mean), 3 * case.dim + spread)
+
+
+@register
+class EntropyOfCoinciding(Algebraic):
+    """A mixture's quadrature where the answer is known: two components that coincide are one Gaussian.
+
+    κ: D + Σ|log e|, over the rule's own 1e-14. Of the first one or two dimensions of the world's covariance.
+    """
+
+    name = "entropy-of-coinciding"
+    statement = r"H\left(w\,N(m,C)+(1-w)\,N(m,C)\right)=\frac12\log|2\pi eC|"
+    views = ("core", "thermo")
+    source = "Cover & Thomas 2006, theorem 8.4.1"
+    conditions = "one or two dimensions, by quadrature"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian) and case.dtype == torch.float64
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        for dim in (1, 2):
+            mean, block = case.world.mean[:dim], case.world.covariance[:dim, :dim]
+            twice = GaussianMixture(torch.tensor([0.3, 0.7]).to(mean), mean.expand(2, dim), block.expand(2, dim, dim))
+            logs = torch.linalg.eigvalsh(block).log()
+            own = twice.entropy().value
+            yield Sides(
+                own.reshape(1),
+                (0.5 * (dim * math.log(2 * math.pi) + dim + logs.sum())).reshape(1),
+                dim + logs.abs().sum() + 1,
+            )
 
 
 @register

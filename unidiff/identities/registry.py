@@ -31,6 +31,9 @@ _GROUPS = (
     "likelihoods",
     "bounds",
     "training",
+    "runs",
+    "draws",
+    "metrics",
 )
 _KNOWN: dict[str, Identity] = {}
 

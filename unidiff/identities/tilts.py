@@ -13,7 +13,7 @@ from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.truths import components, log_prob_kappa
 from unidiff.worlds import Gaussian, PointCloud
-from unidiff.worlds.rewards import LogDensity
+from unidiff.worlds.rewards import Linear, LogDensity, Quadratic
 from unidiff.worlds.world import World
 
 BETA = 0.8
@@ -41,7 +41,8 @@ def gain(A: Tensor | None, b: Tensor, x: Tensor, beta: float = BETA) -> tuple[Te
 
 @register
 class WorldTilt(Algebraic):
-    """Item 55 for a linear and a quadratic reward and a log-density: log p* = log p + r/β − log Z at drawn data.
+    """Item 55 for a linear and a quadratic reward and a log-density: log p* = log p + r/β − log Z at drawn data,
+    and the reward called as a function is its polynomial.
 
     A data set's law is compared by its log-weights. κ: both densities' conditions and the terms of r/β.
     """
@@ -56,6 +57,9 @@ class WorldTilt(Algebraic):
         A, b = quadratic(case)
         for curvature in (None, A):
             tilted, log_z = case.world.tilt(curvature, b, BETA)
+            reward = Linear(b) if curvature is None else Quadratic(curvature, b)
+            plain, size = gain(curvature, b, case.x0, beta=1.0)
+            yield Sides(reward(case.x0), plain.to(case.dtype), size)
             yield self._sides(case, tilted, log_z, lambda x, A=curvature: gain(A, b, x))
         wide = case.world.to(torch.float64)
         centre, spread = 0.5 * b.to(torch.float64), torch.linalg.inv(A.to(torch.float64))

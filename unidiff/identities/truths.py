@@ -231,6 +231,37 @@ class MixtureDraws(MonteCarlo):
 
 
 @register
+class NoisedDraws(MonteCarlo):
+    """A noised law's own draws have its mean and its variance, along a direction in which both are felt.
+
+    Sizes: the deviation, and the variance.
+    """
+
+    name = "noised-draws"
+    statement = (
+        r"E\left[u^\top z-\alpha u^\top m\right]=0,\quad "
+        r"E\left[(u^\top z-\alpha u^\top m)^2\right]=\alpha^2u^\top Cu+\sigma^2"
+    )
+    views = ("core",)
+    source = "Ho et al. 2020, eq. 4"
+    conditions = "where data and noise are of one size"
+    subject = "schedule"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        world, n = case.world, 4 * case.draws
+        # In units in which data and noise weigh the same, whatever the schedule's convention.
+        sigma = float(world.variance.flatten().mean().sqrt()) * 0.5
+        z = world.diffuse(0.5, sigma).sample(n, generator=case.generator("noised draws")).flatten(1).to(torch.float64)
+        x = world.sample(n, generator=case.generator("plain draws")).flatten(1).to(torch.float64)
+        u = torch.ones(case.dim, dtype=torch.float64, device=case.device) / case.dim**0.5
+        centred = (z - 0.5 * world.mean.flatten().to(torch.float64)) @ u
+        plain = (x - world.mean.flatten().to(torch.float64)) @ u
+        spread = 0.25 * plain.square() + sigma**2
+        size = spread.mean()
+        return torch.stack([centred, centred.square() - spread], 1), torch.stack([size.sqrt(), size])
+
+
+@register
 class TotalVariance(MonteCarlo):
     """The law of total variance ties posterior mean and posterior variance to the world's own, in each half of levels."""
 
