@@ -67,6 +67,9 @@ class TrainerSteps(Algebraic):
             )  # fmt: skip
             trainer = Trainer.start(config, Dataset(x, labels, "drawn"))
             written = _Written(trainer.core, config, x, labels)
+            if config.preconditioning == "edm":
+                own = torch.tensor([trainer.core.denoiser.data_std], dtype=torch.float64)  # pyright: ignore
+                yield Sides(own, torch.tensor([written.std], dtype=torch.float64), own + x.abs().max())
             told: list[dict[str, float]] = []
             averaged = trainer.fit(lambda _, line, told=told: told.append(line))
             lines = [written.step() for _ in range(_STEPS)]
