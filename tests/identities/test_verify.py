@@ -12,6 +12,7 @@ import unidiff as ud
 from unidiff.core import networks
 from unidiff.core.schedule_kinds import Polynomial
 from unidiff.identities import VIEWS
+from unidiff.train.config import DType
 from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, library
 
 
@@ -35,7 +36,10 @@ def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
     names = {identity.name for identity in ud.identities.all()}
     # The orders, rates, the prior's cost and what a dtype does not change are told from rounding in float64 alone.
     only64 = {i.name for i in ud.identities.all() if i.law == "order"}
-    only64 |= {"antithetic-times", "prior-cost", "entropy-estimate", "mixture-draws"}
+    only64 |= {"antithetic-times", "prior-cost", "entropy-estimate", "mixture-draws", "entropy-of-coinciding"}
+    # The trainer of these has a dtype of its own; the metrics are float64's whatever was sampled.
+    only64 |= {"trainer-steps", "epochs-are-shuffled", "sliced-w1-of-shift", "uniform-directions", "mmd-of-gaussians"}
+    only64 |= {"nll-is-entropy"}
     assert {(n, "float64") for n in names} | {(n, "float32") for n in names - only64} == measured
 
 
@@ -162,12 +166,59 @@ def test_progress_is_told() -> None:
     assert len(report.checks) == 2
 
 
-def test_a_checkpoint_is_a_subject(tmp_path) -> None:
-    config = ud.train.TrainConfig(network="mlp", width=8, depth=1, steps=3, batch_size=16, out=str(tmp_path))
-    ud.train.Trainer.start(config, ud.train.load_data("moons", n=64)).fit()
+def trained(folder, dtype: DType = "float32", data=None, **options) -> None:
+    config = ud.train.TrainConfig(
+        network="mlp", width=8, depth=1, steps=3, batch_size=16, out=str(folder), dtype=dtype, device="cpu", **options
+    )
+    if data is None:
+        data = ud.train.load_data("moons", n=64, generator=torch.Generator().manual_seed(0), dtype=config.torch_dtype)
+    ud.train.Trainer.start(config, data).fit()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_checkpoint_is_a_subject(tmp_path, dtype: DType) -> None:
+    trained(tmp_path, dtype)
     report = ud.verify(checkpoint=tmp_path, only=["tweedie", "chain-mean"], dtype="float32")
     assert {c.identity: c.verdict for c in report.checks} == {"tweedie": "gap", "chain-mean": "pass"}
     assert "samples" in report.figures
+
+
+def test_a_gap_is_measured_on_the_data_of_the_run_or_not_at_all(tmp_path) -> None:
+    # They call themselves moons; they are other draws.
+    other = ud.train.load_data("moons", n=64, generator=torch.Generator().manual_seed(5))
+    trained(tmp_path, data=other)
+    report = ud.verify(checkpoint=tmp_path, only=["tweedie", "chain-mean"], dtype="float32")
+    assert {c.identity: c.verdict for c in report.checks} == {"chain-mean": "pass"}
+    with pytest.raises(ValueError, match="no identity is left: for a checkpoint .* got tweedie"):
+        ud.verify(checkpoint=tmp_path, only="tweedie")
+
+
+def test_nothing_checked_is_no_pass() -> None:
+    network = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(networks.MLP(2, 8, 1), (2,)))
+    with pytest.raises(ValueError, match="no identity is left: for a network without world="):
+        ud.verify(network, only="tweedie")
+    with pytest.raises(ValueError, match="nothing was checked: .* betas-left-slope"):
+        ud.verify(library.gaussian(), only="betas-left-slope")
+
+
+def test_a_world_is_that_of_a_network() -> None:
+    network = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(networks.MLP(2, 8, 1), (2,)))
+    with pytest.raises(ValueError, match=r"world must have the core's shape \[2\], got 8 numbers"):
+        ud.verify(network, world=library.mixture_8d(), only="tweedie")
+    exact = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.gaussian()))
+    with pytest.raises(ValueError, match="world is for a network's core"):
+        ud.verify(exact, world=library.mixture_2d(), only="tweedie")
+
+
+def test_whatever_a_subject_raises_is_a_violation() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, *arguments):
+            raise IndexError("list index out of range")
+
+    core = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(Broken(), (2,)))
+    report = ud.verify(core, only="chain-mean", dtype="float64")
+    assert [c.verdict for c in report.checks] == ["fail"]
+    assert report.checks[0].detail.startswith("IndexError")
 
 
 @pytest.mark.parametrize(

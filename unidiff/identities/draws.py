@@ -75,8 +75,9 @@ class SampleIsSampler(Algebraic):
         return isinstance(case.world, GaussianMixture) and case.exact
 
     def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.heard
         assert isinstance(case.world, GaussianMixture)
-        grid, n = grid_of(case.heard), 24
+        grid, n = grid_of(case), 24
         label = torch.arange(n, device=case.device) % case.world.num_classes
         options: dict[Method, dict[str, object]] = {
             "ddim": {"eta": 0.7},

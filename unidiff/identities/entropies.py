@@ -96,7 +96,7 @@ class WorldEntropy(Algebraic):
 class EntropyOfCoinciding(Algebraic):
     """A mixture's quadrature where the answer is known: two components that coincide are one Gaussian.
 
-    κ: D + Σ|log e|, over the rule's own 1e-14. Of the first one or two dimensions of the world's covariance.
+    κ: D + Σ|log e|, over the rule's own 1e-14. Of the noised world's first dimensions.
     """
 
     name = "entropy-of-coinciding"
@@ -110,8 +110,10 @@ class EntropyOfCoinciding(Algebraic):
         return isinstance(case.world, Gaussian) and case.dtype == torch.float64
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        for dim in (1, 2):
-            mean, block = case.world.mean[:dim], case.world.covariance[:dim, :dim]
+        # Noised, for a world without width in some direction.
+        noised = case.world.diffuse(1.0, 0.5)
+        for dim in range(1, min(case.dim, 2) + 1):
+            mean, block = case.world.mean[:dim], noised.covariance[:dim, :dim]
             twice = GaussianMixture(torch.tensor([0.3, 0.7]).to(mean), mean.expand(2, dim), block.expand(2, dim, dim))
             logs = torch.linalg.eigvalsh(block).log()
             own = twice.entropy().value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from unidiff.core.schedule import Schedule
 from unidiff.core.tables import METHODS
 from unidiff.identities.orders import STEPS, sampler_errors
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.data import load_data
+from unidiff.train.config import TrainConfig
+from unidiff.train.data import Dataset, load_data
 from unidiff.train.data import names as data_names
 from unidiff.train.presets import quick_digits
 from unidiff.train.toys import LAWS
@@ -70,17 +71,23 @@ def from_checkpoint(path: str | Path) -> Subject:
     core = checkpoints.restore_core(kept, path, ema=True)
     world, known = stand_in(core.event_shape), False
     about = kept.about.get("data", {})
-    if about.get("name") in LAWS:
-        world, known = LAWS[about["name"]](), True
-    elif about.get("name") in data_names() and about["n"] * world.dim <= MOST_NUMBERS:
-        data = load_data(
-            about["name"],
-            n=about["n"],
-            generator=_generator(kept.about["train"]["seed"]),
-            dtype=torch.float64,
-        )
-        world, known = PointCloud(data.x.reshape(len(data), *core.event_shape)), True
+    if (data := _trained_on(kept.about)) is not None:
+        if about["name"] in LAWS:
+            world, known = LAWS[about["name"]](), True
+        elif data.x.numel() <= MOST_NUMBERS:
+            world, known = PointCloud(data.x.to(torch.float64).reshape(len(data), *core.event_shape)), True
     return Subject(core, world, Path(path).name, core.schedule.kind, known)
+
+
+def _trained_on(about: Mapping[str, Any]) -> Dataset | None:
+    """The data of a run, drawn anew, if they are a named set; None if they are not, or not to the bit those that it had."""
+    told, options = about.get("data", {}), about.get("train", {})
+    if told.get("name") not in data_names():
+        return None
+    config = TrainConfig.from_dict(options)
+    data = load_data(told["name"], n=told["n"], generator=_generator(config.seed), dtype=config.torch_dtype)
+    data = data.flatten() if config.network == "mlp" else data
+    return data if data.fingerprint() == told.get("fingerprint") else None
 
 
 def stand_in(event_shape: tuple[int, ...]) -> World:
@@ -94,8 +101,8 @@ def stand_in(event_shape: tuple[int, ...]) -> World:
 def figures(subject: Subject, seed: int) -> dict[str, dict[str, Any]]:
     """What is worth looking at: samples, their exact counterpart, the loss, and the samplers' orders."""
     found: dict[str, dict[str, Any]] = {}
-    device = next(iter(subject.core.parameters())).device
-    x = sample(subject.core, 64, steps=50, generator=_generator(seed, device)).cpu()
+    first = next(iter(subject.core.parameters()))
+    x = sample(subject.core, 64, steps=50, generator=_generator(seed, first.device), dtype=first.dtype).cpu()
     side = round(x[0].numel() ** 0.5)
     if side * side == x[0].numel() and side > 1:
         found["samples"] = {

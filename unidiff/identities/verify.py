@@ -68,8 +68,8 @@ def verify(
         the report; ``report.exit_status`` is 0 (all hold), 1 (violated) or 2 (inconclusive).
 
     Raises:
-        ValueError: an unknown view, identity or dtype (with the nearest known one), both a subject and a checkpoint, or
-            a checkpoint that cannot be read.
+        ValueError: an unknown view, identity or dtype (with the nearest known one), both a subject and a checkpoint, a
+            checkpoint that cannot be read, a world that is not the core's, or nothing that can be checked.
     """
     chosen = _chosen(view, only)
     dtypes = tuple(DTYPES) if dtype is None else (check_name("dtype", dtype, DTYPES),)
@@ -84,15 +84,18 @@ def verify(
     if checkpoint is not None:
         own = networks.from_checkpoint(checkpoint)
         cases = list(network_cases(own.core, own.world, own.name, own.schedule, dtypes, where, seed))
-        tally.run(cases, chosen if own.known else _structural(chosen))
+        tally.run(cases, chosen if own.known else _structural(chosen, "a checkpoint of data that cannot be drawn anew"))
         report.figures.update(networks.figures(own, seed))
     elif subject is not None:
         cases = list(_cases_of(subject, world, dtypes, where, seed))
         known = world is not None or any(case.exact for case in cases)
-        tally.run(cases, chosen if known else _structural(chosen))
+        tally.run(cases, chosen if known else _structural(chosen, "a network without world="))
     else:
         specs = standard(quick, dtypes, where, seed)
         _standard(tally, specs, chosen, quick, on_step, workers if where == "cpu" else 1)
+    if not report.checks:
+        names = ", ".join(identity.name for identity in chosen)
+        raise ValueError(f"nothing was checked: of this subject none of these says anything: {names}")
     report.seconds = time.perf_counter() - start
     return report
 
@@ -195,11 +198,17 @@ def _cases_of(
     elif isinstance(subject, Diffusion):
         kind = subject.schedule.kind
         if isinstance(subject.denoiser, OracleDenoiser):
+            if world is not None:
+                raise ValueError("world is for a network's core; an exact denoiser has its own, got another one")
             own = subject.denoiser.world
             for dtype in dtypes:
                 yield exact_case(own, type(own).__name__, subject.schedule, kind, dtype, where, seed)
         else:
             data = networks.stand_in(subject.event_shape) if world is None else world
+            if data.dim != torch.Size(subject.event_shape).numel():
+                raise ValueError(
+                    f"world must have the core's shape {list(subject.event_shape)}, got {data.dim} numbers"
+                )
             yield from network_cases(subject, data, "network", kind, dtypes, device, seed)
     else:
         raise TypeError(f"subject must be a Diffusion, a World or a Schedule, got {type(subject).__name__}")
@@ -218,8 +227,12 @@ def _chosen(view: Names, only: Names) -> list[Identity]:
     return chosen
 
 
-def _structural(chosen: list[Identity]) -> list[Identity]:
-    return [identity for identity in chosen if identity.subject == "core"]
+def _structural(chosen: list[Identity], what: str) -> list[Identity]:
+    left = [identity for identity in chosen if identity.subject == "core"]
+    if not left:
+        names = ", ".join(identity.name for identity in chosen)
+        raise ValueError(f"no identity is left: for {what} only what holds for any core can be checked, got {names}")
+    return left
 
 
 def _each(names: str | Sequence[str]) -> list[str]:
