@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 DERIVATIVES, MODEL, OBJECTIVES = "score/derivatives.py", "score/model.py", "score/objectives.py"
-ODE, FLOW, LIKELIHOOD, TABLES = "score/ode.py", "score/flow.py", "score/likelihood.py", "core/tables.py"
+ODE, FLOW, LIKELIHOOD, VOLUME = "score/ode.py", "score/flow.py", "score/likelihood.py", "score/volume.py"
+TABLES = "core/tables.py"
 
 MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
     Mutant("probes of variance ¼", DERIVATIVES, ".to(like).mul_(2).sub_(1)", ".to(like).sub_(0.5)"),
@@ -23,12 +24,12 @@ MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
     Mutant("the SDE's table with η for η² in the drift", TABLES, "rate = -0.5 * (1 + eta**2)", "rate = -0.5 * (1 + eta)"),
     Mutant("the flow's angle from λ, not ½λ", FLOW, "(-0.5 * self.ends.log_snr).exp().atan()", "(-self.ends.log_snr).exp().atan()"),
     Mutant("levels at twice the angle's log-SNR", FLOW, "log_snr = -2 * torch.tensor(angles", "log_snr = -torch.tensor(angles"),
-    Mutant("the flow forgets the scale of a VE state", FLOW, "self.condition, self.guidance).v / scale", "self.condition, self.guidance).v"),
+    Mutant("the flow forgets the scale of a VE state", FLOW, "self.prediction(scale * y, level).v / scale", "self.prediction(scale * y, level).v"),
     Mutant("the step to data is a whole one", FLOW, "(x + 0.5 * (x - x0) if self.to_data else x)", "(x + (x - x0) if self.to_data else x)"),
-    Mutant("the step to data has no Jacobian", LIKELIHOOD, "stretch = stretch + 0.5 * (dim - spread)", "stretch = stretch + 0.0 * (dim - spread)"),
+    Mutant("the step to data has no Jacobian", VOLUME, "stretch = stretch + 0.5 * (dim - spread)", "stretch = stretch + 0.0 * (dim - spread)"),
     Mutant("the prior with σ for σ²", LIKELIHOOD, "torch.full((), 2 * math.log(std)", "torch.full((), math.log(std)"),
-    Mutant("a density that forgets α at t_0", LIKELIHOOD, "stretch = dim * scale.log()", "stretch = 0 * scale.log()"),
-    Mutant("a density that forgets ρ at t = 1", LIKELIHOOD, "gain + self.x[0].numel() * scale.log()", "gain"),
+    Mutant("a density that forgets α at t_0", VOLUME, "stretch = dim * (level.alpha", "stretch = 0 * (level.alpha"),
+    Mutant("a density that forgets ρ at t = 1", LIKELIHOOD, "gain + y[0].numel() * scale.log()", "gain"),
     Mutant("the prior's error with its sign reversed", LIKELIHOOD, "return self.log_prob + self.prior_error", "return self.log_prob - self.prior_error"),
     Mutant("the bound on the prior's cost the other way round", LIKELIHOOD, "law.log_var.detach()).kl(_prior_law(flow, code))", "law.log_var.detach()).kl(_prior_law(flow, code)) * 2"),
     Mutant("Heun's second weight", ODE, "((), (1.0,)), (0.5, 0.5)", "((), (1.0,)), (0.6, 0.4)"),
