@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant
 
 DERIVATIVES, MODEL, OBJECTIVES = "score/derivatives.py", "score/model.py", "score/objectives.py"
 ODE, FLOW, LIKELIHOOD, VOLUME = "score/ode.py", "score/flow.py", "score/likelihood.py", "score/volume.py"
-TABLES = "core/tables.py"
+TABLES, ARGUMENTS, ENTRY = "core/tables.py", "score/arguments.py", "score/entry.py"
 
 MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
     Mutant("probes of variance ¼", DERIVATIVES, ".to(like).mul_(2).sub_(1)", ".to(like).sub_(0.5)"),
@@ -35,4 +35,20 @@ MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
     Mutant("Heun's second weight", ODE, "((), (1.0,)), (0.5, 0.5)", "((), (1.0,)), (0.6, 0.4)"),
     Mutant("RK4 with Simpson's weights in the wrong order", ODE, "(1 / 6, 1 / 3, 1 / 3, 1 / 6)", "(1 / 3, 1 / 6, 1 / 6, 1 / 3)"),
     Mutant("a sign in Dormand and Prince's table", ODE, "-25360 / 2187", "-25360 / 2178"),
+    Mutant("Heun's error estimate a tenth of what it is", ODE, "(0.5, 0.5), (-0.5, 0.5))", "(0.5, 0.5), (-0.05, 0.05))"),
+    Mutant("a sign in Dormand and Prince's error estimate", ODE, "(71 / 57600, 0.0", "(-71 / 57600, 0.0"),
+    Mutant("normal probes of variance 4", DERIVATIVES, "return torch.randn(count", "return 2 * torch.randn(count"),
+    Mutant("curvature by the symmetric part", MODEL, "(slope - slope.mT, slope)", "(slope + slope.mT, slope)"),
+    Mutant("probed curvature of the antisymmetric part", MODEL, "(pushed - pulled, pulled)", "(0.5 * (pushed - pulled), pulled)"),
+    Mutant("objectives forget their weight", OBJECTIVES, "return scale.detach().to(x0) * error", "return error"),
+    Mutant("the explicit objective of a labelled row is the whole law's", ARGUMENTS, "return world.given(condition)", "return world"),
+    Mutant("log p by the first probe alone", LIKELIHOOD, "log_prob = gain.mean(1) + ", "log_prob = gain[:, 0] + "),
+    Mutant("the probes' error over K, not √K", LIKELIHOOD, "gain.std(1) / math.sqrt(probes)", "gain.std(1) / probes"),
+    Mutant("a 90% interval", LIKELIHOOD, "student.ppf(0.975", "student.ppf(0.95"),
+    Mutant("the interval of one value, not of the mean", LIKELIHOOD, "float(wide.std()) / math.sqrt(n)", "float(wide.std())"),
+    Mutant("bits of scaled data with the scale's sign reversed", LIKELIHOOD, "+ math.log(scale)", "- math.log(scale)"),
+    Mutant("the step from the data undone the wrong way", FLOW, "moved - 0.5 * (x - denoise(x))", "moved + 0.5 * (x - denoise(x))"),
+    Mutant("the step from the data undone but once", FLOW, "if change <= allowed:", "if change <= 1e9:"),
+    Mutant("the step's error without the volume", ENTRY, "(own - stretch).mean(1).abs() + ", "0 * (own - stretch).mean(1).abs() + "),
+    Mutant("the step's error from one level twice", ENTRY, "_disagreement(path, once, there)", "_disagreement(path, flow.ends[0].to(there), path.start)"),
 )  # fmt: skip

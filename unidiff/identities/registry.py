@@ -28,7 +28,11 @@ _GROUPS = (
     "langevin",
     "annealing",
     "readings",
+    "objectives",
     "likelihoods",
+    "curvature",
+    "tableaus",
+    "figures",
     "bounds",
     "training",
 )
