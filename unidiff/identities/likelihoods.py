@@ -44,7 +44,7 @@ class EncodeDecode(Quadrature):
         "float64; the exact denoiser of a world with a smooth density (ProbabilityFlow.round_trip tells any other's)"
     )
     subject = "optimal"
-    refinements = (8, 16, 32, 64)
+    refinements = (8, 16, 32, 64, 128)
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
