@@ -134,7 +134,7 @@ class ProbabilityFlow:
         """y ``[B, *E]`` at t_0 back to data: :meth:`enter` inverted, as the fixed point of x = x' − ½(x − x̂_0(α_0 x)).
 
         Each iteration shrinks the error by about ½‖I − J‖, J = ∂x̂_0/∂x, which is (σ_0/α_0)²‖∇s‖/2 at high SNR and at
-        most ½ where no J_ii is above 2; they go on until none moves x by more than rounding.
+        most ½ where J's eigenvalues lie in [0, 2]; they go on until none moves x by more than rounding.
 
         Raises:
             FloatingPointError: it does not settle: between modes too near for t_0's noise there may be no inverse.
