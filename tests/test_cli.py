@@ -206,8 +206,41 @@ def test_likelihood_of_a_world_is_its_own_log_p(capsys) -> None:
     assert found["bits_per_dim"]["low"] < found["bits_per_dim"]["mean"] < found["bits_per_dim"]["high"]
     assert main(arguments[:-1]) == 0
     shown = capsys.readouterr().out
-    for words in ("mean log p", "bits/dim", "evaluations", "solver error", "prior error", "truth"):
+    for words in ("mean log p", "bits/dim", "evaluations", "solver error", "entry error", "prior error", "truth"):
         assert words in shown
+    assert found["entry_error"] < 1e-8
+    assert main([*arguments, "--first", "0.2"]) == 0
+    far = json.loads(capsys.readouterr().out)
+    assert far["truth"]["largest_error"] > 0.5
+    assert far["entry_error"] > far["truth"]["largest_error"] / 3 > 100 * far["solver_error"]
+
+
+def test_likelihood_of_a_class_and_under_guidance(capsys) -> None:
+    arguments = ["likelihood", "--world", "mixture-2d", "--n", "40", "--tolerance", "1e-6", "--json"]
+    means = []
+    for condition in ("0", "1", "labels", "3"):
+        assert main([*arguments, "--condition", condition]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["condition"], found["guidance"], found["prior_error"]["law"]) == (condition, 1.0, "exact")
+        assert found["truth"]["largest_error"] < 1e-4
+        means.append(found["nats"]["mean"])
+    assert len(set(means)) == 4
+    assert main([*arguments, "--condition", "1", "--guidance", "1.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["guidance"], found["prior_error"]["law"]) == (1.5, "bound")
+    assert "truth" not in found
+    assert main([*arguments[:-1], "--condition", "1", "--guidance", "1.5"]) == 0
+    assert "guidance 1.5" in capsys.readouterr().out
+    for told, message in (
+        (["--condition", "9"], "condition must lie in 0 … 3"),
+        (["--condition", "one"], "condition must be a class or 'labels', got 'one'"),
+        (["--guidance", "2"], "guidance needs a condition"),
+        (["--guidance", "nan", "--condition", "1"], "guidance must be finite, got nan"),
+        (["--world", "gaussian", "--condition", "0"], "this denoiser takes none"),
+        (["--world", "gaussian", "--condition", "labels"], "condition 'labels' needs data with labels"),
+    ):
+        assert main([*arguments, *told]) == USAGE
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch, capsys) -> None:
@@ -223,6 +256,33 @@ def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch
     found = json.loads(capsys.readouterr().out)
     assert (found["probes"], found["prior_error"]["law"]) == (2, "bound")
     assert "truth" not in found
+
+
+def test_a_checkpoint_trained_with_labels_is_measured_by_each_datums_own(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    np.savez("pairs.npz", x=x, y=np.arange(40) % 2)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu", "--steps", "3"]
+    assert main(["train", "--data", "pairs.npz", "--conditional", "--out", "run", "--json", *small]) == 0
+    common = [
+        "likelihood",
+        "--checkpoint",
+        "run",
+        "--data",
+        "pairs.npz",
+        "--n",
+        "8",
+        "--solver",
+        "heun",
+        "--steps",
+        "4",
+    ]
+    means = []
+    for condition in ("labels", "0", "1"):
+        capsys.readouterr()
+        assert main([*common, "--json", "--condition", condition]) == 0
+        means.append(json.loads(capsys.readouterr().out)["nats"]["mean"])
+    assert len(set(means)) == 3
 
 
 @pytest.mark.parametrize("method", ["annealed", "pc", "langevin"])

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unidiff.score import PROBES, divergence, draw_probes, jacobian, jvp, probed_divergence, vjp, vjps
 from unidiff.score import derivatives as module
-from unidiff.score import divergence, draw_probes, jacobian, jvp, probed_divergence, vjp
 
 
 def field_of(dim: int, seed: int = 0):
@@ -53,13 +53,23 @@ def test_probes_give_their_own_quadratic_form_and_the_trace_in_the_mean() -> Non
     assert z.abs().max() < 5  # four z-scores: a false alarm once in 4e5 seeds, and the seed is fixed
 
 
-@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("probe", PROBES)
 def test_probes_have_unit_covariance(probe) -> None:
     v = draw_probes(20000, torch.zeros(1, 3, dtype=torch.float64), probe, torch.Generator().manual_seed(0))[:, 0]
     off = v.T @ v / 20000 - torch.eye(3, dtype=torch.float64)
     assert off.abs().max() < 5 * (2 / 20000) ** 0.5
     if probe == "rademacher":
         assert set(v.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_several_products_share_one_forward_pass() -> None:
+    x, u = batch(4, 3), batch(5, 4, 3, seed=2)
+    field, exact = field_of(3)
+    passes = []
+    value, products = vjps(lambda z: passes.append(1) or field(z), x, u)
+    torch.testing.assert_close(value, field(x))
+    torch.testing.assert_close(products, torch.einsum("kbi,bij->kbj", u, exact(x)))
+    assert len(passes) == 1
 
 
 def test_a_divergence_that_is_asked_to_keeps_its_graph() -> None:
@@ -125,6 +135,16 @@ def test_what_cannot_be_derived_is_refused() -> None:
         divergence(lambda z: z.sum(1), x)
     with pytest.raises(ValueError, match="x and vector must have one shape"):
         vjp(torch.tanh, x, x[:2])
+    for vectors, shape in ((x, r"\[3, 2\]"), (x[None, :0], r"\[1, 0, 2\]"), (x[None][:0], r"\[0, 3, 2\]")):
+        for product in (vjps, probed_divergence):
+            with pytest.raises(ValueError, match=rf"vectors must .*{shape}|x and vectors must have one shape.*"):
+                product(torch.tanh, x, vectors)
+    with pytest.raises(ValueError, match="x and vectors must have one dtype"):
+        vjps(torch.tanh, x, x.float()[None])
+    with pytest.raises(TypeError, match="like must be a floating-point tensor, got torch.int64"):
+        draw_probes(1, x.long())
+    with pytest.raises(ValueError, match=r"like must have shape \[B, \*event\], batch first, got \[2\]"):
+        draw_probes(1, x[0])
     with pytest.raises(ValueError, match="probes must be an integer of at least 1, got 0"):
         draw_probes(0, x)
     with pytest.raises(ValueError, match="unknown probe 'rademaker'; did you mean 'rademacher'"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import unidiff as ud
 from tests.score.conftest import draws, exact, network
-from unidiff.score import ProbabilityFlow, reverse_drift, reverse_sde
+from unidiff.score import Carried, ProbabilityFlow, RoundTrip, reverse_drift, reverse_sde
 from unidiff.worlds import OracleDenoiser, library
 
 
@@ -36,6 +36,7 @@ def test_the_round_trip_ends_where_it_began(world: str, to_data: bool) -> None:
     law = library.get(world)
     x = draws(law, 16)
     found = ProbabilityFlow(exact(law), to_data=to_data).round_trip(x, tolerance=1e-8)
+    assert isinstance(found, RoundTrip)
     assert float(found.error.max()) < 1e-7
     torch.testing.assert_close(found.error, (found.data - x).square().mean(1).sqrt())
     # A loose solution says so.
@@ -102,6 +103,34 @@ def test_float32_states_stay_float32(mixture) -> None:
     found = ProbabilityFlow(core).round_trip(draws(mixture, 8).float(), tolerance=1e-4)
     assert found.code.dtype == torch.float32
     assert float(found.error.max()) < 5e-3
+
+
+@pytest.mark.parametrize("log_snr", [9.0, 5.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_step_from_the_data_is_undone_to_rounding(log_snr: float, dtype: torch.dtype, mixture) -> None:
+    core = exact(mixture, dtype=dtype)
+    flow = ProbabilityFlow(core, first=float(core.schedule.time(log_snr)))
+    x = draws(mixture, 32).to(dtype)
+    level = flow.ends[0].to(x)
+    y = flow.enter(x, flow.denoiser_at(level)(x), level)
+    back = flow.leave(y)
+    assert isinstance(back, Carried)
+    assert float((back.state - x).abs().max()) < 1e3 * torch.finfo(dtype).eps
+    # What is counted is what was asked: more of it where the step is longer.
+    assert 1 < back.evaluations < 60
+
+
+def test_a_step_that_cannot_be_undone_is_told() -> None:
+    # x̂_0 = −4x: x' − ½(x + 4x) is no contraction.
+    class Odd:
+        event_shape = (2,)
+
+        def __call__(self, xt, level, condition=None, guidance=1.0):
+            return ud.Prediction(xt, level, {"x0": -4 * xt}, guarded=False)
+
+    flow = ProbabilityFlow(ud.Diffusion(ud.Schedule.cosine(), Odd()))
+    with pytest.raises(FloatingPointError, match="did not settle in 100 iterations .* pass an earlier first time"):
+        flow.leave(torch.ones(3, 2, dtype=torch.float64))
 
 
 def test_a_flow_that_does_not_exist_is_refused(mixture) -> None:

@@ -60,7 +60,20 @@ def test_the_solvers_error_is_told(solver, mixture) -> None:
     x = draws(mixture, 16)
     found = likelihood(exact(mixture), x, world=mixture, solver=solver, steps=64)
     error = (found.with_exact_prior - mixture.log_prob(x)).abs()
-    assert 0.2 < float(found.solver_error.max() / error.max()) < 20
+    # The whole change: an upper estimate, by 2^order − 1 once the steps are small.
+    assert 1 / 3 < float(found.solver_error.max() / error.max()) < 2 * 2 ** ORDERS[solver]
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps"), [("euler", 4), ("heun", 5), ("rk4", 5), ("rk4", 8), ("dopri5", 3), ("dopri5", 5)]
+)
+def test_the_solvers_error_is_told_where_the_steps_are_few(solver, steps: int, mixture) -> None:
+    x = draws(mixture, 32)
+    found = likelihood(exact(mixture), x, world=mixture, solver=solver, steps=steps)
+    error = (found.with_exact_prior - mixture.log_prob(x)).abs()
+    assert float(error.max()) > 1e-3
+    assert float(found.solver_error.max()) > float(error.max()) / 3
+    assert float(found.solver_error.mean()) > float(error.mean()) / 3
 
 
 def test_no_second_solution_no_estimate(mixture) -> None:
@@ -106,7 +119,7 @@ def test_bits_per_dim_and_its_interval() -> None:
     n, dim, scale = 400, 3, 2 / 255
     log_prob = torch.linspace(-5, -1, n, dtype=torch.float64)
     zero = torch.zeros(n, dtype=torch.float64)
-    found = Likelihood(log_prob, zero, "bound", zero, zero, torch.zeros(n, dim), 1)
+    found = Likelihood(log_prob, zero, "bound", zero, zero, zero, torch.zeros(n, dim), 1)
     bits = found.bits_per_dim(scale)
     assert bits.mean == pytest.approx((3.0 - dim * math.log(scale)) / (dim * math.log(2)))
     assert bits.high - bits.mean == pytest.approx(1.966 * bits.standard_error, rel=1e-3)
@@ -116,6 +129,10 @@ def test_bits_per_dim_and_its_interval() -> None:
     assert joined.log_prob.shape == (2 * n,)
     with pytest.raises(ValueError, match="number of examples must be an integer of at least 2, got 1"):
         Interval.of(torch.zeros(1))
+    with pytest.raises(ValueError, match="values must be finite; 1 of its 2 values are NaN or infinite"):
+        Interval.of(torch.tensor([1.0, math.nan]))
+    with pytest.raises(ValueError, match=r"values must have shape \[n\], got \[3, 2\]"):
+        Interval.of(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="scale must be positive and finite, got 0"):
         found.bits_per_dim(0.0)
 
@@ -143,9 +160,22 @@ def test_a_component_is_scored_by_its_own_condition() -> None:
     found = likelihood(exact(law, "karras"), x, condition=label, tolerance=1e-8, estimate=False)
     own = law.given(label)
     level = ud.Schedule.karras().level(1.0)
+    # Told the whole law, it takes the component's own q_1.
+    exactly = likelihood(exact(law, "karras"), x, condition=label, world=law, tolerance=1e-8, estimate=False)
+    torch.testing.assert_close(exactly.with_exact_prior, own.log_prob(x), rtol=0, atol=1e-6)
     gap = own.diffuse(level.alpha, level.sigma).log_prob(found.code)
     prior = ud.Gaussian(torch.zeros_like(found.code), torch.full((), 2 * math.log(80.0), dtype=torch.float64))
     torch.testing.assert_close(found.log_prob + gap - prior.log_prob(found.code), own.log_prob(x), rtol=0, atol=1e-6)
+
+
+def test_one_label_is_for_all_and_the_null_class_is_the_whole_law() -> None:
+    core, law = exact(library.mixture_2d()), library.mixture_2d()
+    x, options = draws(law, 4), {"solver": "rk4", "steps": 8, "estimate": False}
+    one = likelihood(core, x, condition=torch.tensor(1), **options)
+    each = likelihood(core, x, condition=torch.full((4,), 1), **options)
+    assert torch.equal(one.log_prob, each.log_prob)
+    free = likelihood(core, x, condition=torch.tensor(3), world=law, **options)
+    torch.testing.assert_close(free.with_exact_prior, likelihood(core, x, world=law, **options).with_exact_prior)
 
 
 def test_images_have_their_shape() -> None:
@@ -184,6 +214,12 @@ def test_what_has_no_likelihood_is_refused(mixture) -> None:
         likelihood(core, x.half())
     with pytest.raises(TypeError, match="x must be a floating-point tensor"):
         likelihood(core, torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="guidance must be 1 with a world"):
+        likelihood(core, x, world=mixture, condition=torch.tensor(0), guidance=2.0)
+    with pytest.raises(
+        ValueError, match="the exact q_1 with a condition needs a world whose components are the classes"
+    ):
+        likelihood(core, x, world=library.gaussian(), condition=torch.tensor(0))
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ import torch
 import unidiff as ud
 from tests.score.conftest import draws, exact, network
 from unidiff.core.schedule_kinds import FromBetas
+from unidiff.score import Curvature, Spread
 from unidiff.worlds import library
 
 T = 0.4
@@ -30,6 +31,7 @@ def test_tweedie_to_second_order(world: str, schedule: str, t: float) -> None:
     torch.testing.assert_close(model.score(z, t), law.diffuse(level.alpha, level.sigma).score(z))
     torch.testing.assert_close(model.covariance(z, t), posterior.covariance, rtol=1e-7, atol=1e-9)
     spread = model.variance(z, t)
+    assert isinstance(spread, Spread)
     torch.testing.assert_close(spread.diagonal, posterior.variance, rtol=1e-7, atol=1e-9)
     assert float(spread.trace_error.max()) == 0
 
@@ -70,6 +72,7 @@ def test_a_score_that_is_a_gradient_has_no_curl_and_a_random_network_has(mixture
     assert float(ud.ScoreModel(exact(mixture)).curvature(z, T).relative.max()) < 1e-12
     model = ud.ScoreModel(network())
     whole, probed = model.curvature(z, T), model.curvature(z, T, 150, generator=torch.Generator().manual_seed(0))
+    assert isinstance(whole, Curvature)
     assert float(whole.relative.min()) > 0.01
     off = (probed.asymmetry.square() - whole.asymmetry.square()) / probed.squared_error
     assert float(off.abs().max()) < 5

@@ -93,6 +93,41 @@ def test_images_and_conditions() -> None:
     torch.testing.assert_close(whole[1:2], alone)
 
 
+def test_the_explicit_loss_of_a_conditional_denoiser_is_of_the_law_given_the_label() -> None:
+    law = library.eight_gaussians()
+    core, x = exact(law), draws(law, 64)
+    t = torch.linspace(0.05, 0.95, 64, dtype=torch.float64)
+    # Each class, and the null class of a dropped label, whose law is the whole.
+    label = torch.arange(64) % 9
+    noise = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for condition in (label, None, torch.tensor(2)):
+        loss = score_matching_loss(core, x, "explicit", t, world=law, noise=noise, condition=condition)
+        assert float(loss.max()) < 1e-20
+    whole = score_matching_loss(core, x, "explicit", t, world=law, noise=noise)
+    null = score_matching_loss(core, x, "explicit", t, world=law, noise=noise, condition=torch.tensor(8))
+    assert torch.equal(whole, null)
+    with pytest.raises(
+        ValueError, match="loss 'explicit' with a condition needs a world whose components are the classes"
+    ):
+        score_matching_loss(core, x, "explicit", t, world=library.mixture_2d(), condition=label)
+
+
+def test_an_explicit_run_with_labels_learns_the_conditional_law() -> None:
+    law = library.mixture_2d()
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(3, (2000,), generator=generator)
+    data = ud.train.Dataset(law.given(label).sample(generator=generator).float(), labels=label)
+    config = TrainConfig(
+        loss="explicit", conditional=True, label_dropout=0.2, width=32, depth=3, steps=400, batch_size=256, lr=5e-3,
+        warmup=20, ema=0.98, device="cpu",
+    )  # fmt: skip
+    core = Trainer.start(config, data, world=law).fit()
+    t = 0.05 + 0.9 * torch.rand(2000, generator=generator, dtype=torch.float64)
+    for condition in (label, torch.full((2000,), 3)):
+        options = {"world": law, "condition": condition, "generator": torch.Generator().manual_seed(1)}
+        assert float(score_matching_loss(core, data.x, "explicit", t, **options).mean().detach()) < 0.3
+
+
 def test_what_has_no_objective_is_refused(mixture) -> None:
     core, x = exact(mixture, "linear"), draws(mixture, 3)
     t = torch.tensor(0.5)

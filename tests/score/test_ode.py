@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unidiff.identities.laws import fitted_order
-from unidiff.score.ode import ORDERS, SOLVERS, TABLEAUS, solve
+from unidiff.score.ode import ORDERS, SOLVERS, TABLEAUS, Solution, solve
 
 ADAPTIVE = [name for name in SOLVERS if TABLEAUS[name].e is not None]
 
@@ -56,6 +57,7 @@ def test_the_tableau_is_consistent_to_its_order(solver) -> None:
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
 def test_a_tolerance_is_kept_to_a_small_factor(solver, tolerance: float) -> None:
     found = solve(logistic, START, 0.0, 2.0, solver, tolerance=tolerance)
+    assert isinstance(found, Solution)
     assert float((found.state - solution(START, 0.0, 2.0)).abs().max()) < 10 * tolerance
     assert found.steps >= 1
 
@@ -117,6 +119,19 @@ def test_places_are_asked_at_the_stages_and_end_exactly_at_the_end() -> None:
 def test_what_no_solver_can_do_is_refused(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(logistic, START, 0.0, 1.0, **options)
+
+
+def test_a_state_or_a_velocity_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match="state must be a floating-point tensor, got torch.int64"):
+        solve(logistic, torch.ones(2, 2, dtype=torch.long), 0.0, 1.0, steps=2)
+    with pytest.raises(ValueError, match=r"state must be \[B, K\], float32 or wider, got \[2, 2\] of torch.float16"):
+        solve(logistic, START.half(), 0.0, 1.0, steps=2)
+    with pytest.raises(ValueError, match=r"state must be \[B, K\], float32 or wider, got \[2, 2, 1\]"):
+        solve(logistic, START[..., None], 0.0, 1.0, steps=2)
+    told: tuple[dict[str, Any], ...] = ({"steps": 2}, {"tolerance": 1e-3})
+    for options in told:
+        with pytest.raises(ValueError, match=r"velocity must keep the shape \[2, 2\], got \[2, 1\]"):
+            solve(lambda y, u: y[:, :1], START, 0.0, 1.0, **options)
 
 
 def test_a_state_that_is_not_finite_is_refused_and_one_that_becomes_so_is_told() -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unidiff.cli.parsing import parse, print_json
 from unidiff.cli.sample import load
-from unidiff.core.boundary import check_count, check_device, check_name, check_seed
+from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.train.data import Dataset
-from unidiff.worlds import World
+from unidiff.worlds import GaussianMixture, World
 
 BLOCK = 256
 """Data carried at once."""
@@ -36,6 +36,9 @@ class LikelihoodOptions:
         tolerance: of the local error instead of steps (dopri5, heun); 1e-5 if neither is given.
         probes: exact, or the number of random probes of the divergence; exact up to 64 dimensions if left out, else 1.
         first: the time to start from; 0, or where the schedule has no noise there, a little later.
+        condition: a class, for a conditional model: log p given it, of a world's draws of that class or of the data as they
+            are; or "labels", each datum's own. None is the unconditional model.
+        guidance: classifier-free guidance weight; 1 is the plain conditional model.
         device: where to compute.
         dtype: float32 or float64.
         seed: of every random draw.
@@ -51,6 +54,8 @@ class LikelihoodOptions:
     tolerance: float | None = None
     probes: str | None = None
     first: float | None = None
+    condition: str | None = None
+    guidance: float = 1.0
     device: str = "cpu"
     dtype: str = "float64"
     seed: int = 0
@@ -66,6 +71,16 @@ class LikelihoodOptions:
         else:
             check_solver(self.solver, None, 1e-5)
         self.probe_count(1)
+        self.label()
+
+    def label(self) -> int | None:
+        """The class for all; None without one, or with each datum's own. Raises ValueError for what is neither."""
+        if self.condition is None or self.condition == "labels":
+            return None
+        try:
+            return int(self.condition)
+        except ValueError:
+            raise ValueError(f"condition must be a class or 'labels', got {self.condition!r}") from None
 
     def probe_count(self, dim: int) -> int | None:
         """K, or None for the exact divergence. Raises ValueError for what is neither a count nor "exact"."""
@@ -103,18 +118,24 @@ def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
 
     from unidiff.report import Bars
     from unidiff.score import Interval, Likelihood, likelihood
+    from unidiff.score.arguments import conditional_law
 
     data, world = _data(options, core)
-    x = data.x
+    x, condition = data.x, _condition(options, data)
+    condition = check_condition(condition, options.guidance, len(x), getattr(core.denoiser, "num_classes", None))
+    # A guided model's law is no world's.
+    known = world if options.guidance == 1.0 else None
+    law = None if known is None else conditional_law(core, known, condition, "the world's own log p")
     probes = options.probe_count(x[0].numel())
     generator = torch.Generator(x.device).manual_seed(options.seed)
     solver: Any = options.solver
-    told = {"world": world, "solver": solver, "steps": options.steps, "tolerance": options.tolerance}
+    told = {"solver": solver, "steps": options.steps, "tolerance": options.tolerance, "guidance": options.guidance}
     told |= {"probes": probes, "generator": generator, "first": options.first}
     parts = []
     with Bars() as bars:
         for k in range(0, len(x), BLOCK):
-            parts.append(likelihood(core, x[k : k + BLOCK], **told))
+            some = None if condition is None else condition[k : k + BLOCK]
+            parts.append(likelihood(core, x[k : k + BLOCK], condition=some, world=known, **told))
             done = min(k + BLOCK, len(x))
             bars.update("likelihood", done, len(x), f"{done} of {len(x)}")
     found = Likelihood.joined(parts)
@@ -123,14 +144,16 @@ def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
         "data": data.name, "n": len(x), "dim": x[0].numel(), "dtype": options.dtype, "device": str(x.device),
         "nats": {"mean": nats.mean, "standard_error": nats.standard_error},
         "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
+        "condition": options.condition, "guidance": options.guidance,
         "solver": options.solver, "steps": options.steps,
         "tolerance": options.tolerance if options.steps or options.tolerance else 1e-5,
         "probes": "exact" if probes is None else probes, "evaluations": found.evaluations,
-        "solver_error": _finite(found.solver_error.max()), "probe_error": _finite(found.probe_error.mean()),
+        "solver_error": _finite(found.solver_error.max()), "entry_error": _finite(found.entry_error.max()),
+        "probe_error": _finite(found.probe_error.mean()),
         "prior_error": {"law": found.prior_law, "mean": float(found.prior_error.mean())},
     }  # fmt: skip
-    if world is not None:
-        truth = world.log_prob(x)
+    if law is not None:
+        truth = law.log_prob(x)
         gap = Interval.of(found.with_exact_prior - truth)
         document["truth"] = {
             "mean": float(truth.mean()), "gap": gap.mean, "gap_standard_error": gap.standard_error,
@@ -152,9 +175,15 @@ def show(document: dict[str, Any], console: Console) -> None:
         "mean log p", f"{nats['mean']:.6f}", f"nats ± {nats['standard_error']:.2g} (s.e. over {document['n']} data)"
     )
     table.add_row("bits/dim", f"{bits['mean']:.4f}", f"95% interval [{bits['low']:.4f}, {bits['high']:.4f}]")
+    if document["condition"] is not None:
+        note = "" if document["guidance"] == 1.0 else f"guidance {document['guidance']:g}"
+        table.add_row("condition", document["condition"], note)
     effort = f"{document['steps']} steps" if document["steps"] else f"tolerance {document['tolerance']:g}"
     table.add_row("evaluations", str(document["evaluations"]), f"{document['solver']}, {effort}, D = {document['dim']}")
     table.add_row("solver error", _number(document["solver_error"]), "nats, the largest")
+    table.add_row(
+        "entry error", _number(document["entry_error"]), "nats, the largest: one step from data to the first time"
+    )
     exact = document["probes"] == "exact"
     note = "exact divergence" if exact else f"nats, standard error of a datum ({document['probes']} probes)"
     table.add_row("probe error", _number(document["probe_error"]), note)
@@ -182,7 +211,7 @@ def _data(options: LikelihoodOptions, core: Diffusion) -> tuple[Dataset, World |
     world = None if options.world is None else library.get(options.world).to(dtype, device)
     name = options.data
     if name is None and world is not None:
-        return Dataset(world.to(device="cpu").sample(options.n, generator).to(device), name=str(options.world)), world
+        return _drawn(options, world.to(device="cpu"), core, generator).to(device=device), world
     if name is None:
         assert options.checkpoint is not None
         name = read(options.checkpoint).about.get("data", {}).get("name")
@@ -192,7 +221,8 @@ def _data(options: LikelihoodOptions, core: Diffusion) -> tuple[Dataset, World |
             )
     split = "test" if Path(name).suffix == ".npz" and _has_test(Path(name)) else "train"
     data = load_data(name, n=options.n, split=split, dtype=dtype, generator=generator)
-    x = data.x[torch.randperm(len(data), generator=generator)[: options.n]]
+    chosen = torch.randperm(len(data), generator=generator)[: options.n]
+    x = data.x[chosen]
     if x[0].numel() != torch.Size(core.event_shape).numel():
         raise ValueError(
             f"data must have the core's shape {list(core.event_shape)}, {data.name} has {list(x.shape[1:])}"
@@ -200,7 +230,37 @@ def _data(options: LikelihoodOptions, core: Diffusion) -> tuple[Dataset, World |
     x = x.reshape(len(x), *core.event_shape).to(device)
     if world is None and name in LAWS and len(core.event_shape) == 1:
         world = LAWS[name]().to(dtype, device)
-    return Dataset(_checked(x), name=data.name, scale=data.scale), world
+    labels = None if data.labels is None else data.labels[chosen].to(device)
+    return Dataset(_checked(x), labels, name=data.name, scale=data.scale, no_labels=data.no_labels), world
+
+
+def _drawn(options: LikelihoodOptions, world: World, core: Diffusion, generator: Any) -> Dataset:
+    """A world's own draws: of one class, of each with its label, or of the whole."""
+    import torch
+
+    from unidiff.score.arguments import conditional_law
+    from unidiff.train.data import Dataset
+
+    labels, k = None, options.label()
+    if options.condition == "labels" and isinstance(world, GaussianMixture):
+        labels = torch.multinomial(world.weights, options.n, replacement=True, generator=generator)
+    condition = labels if k is None else torch.full((options.n,), k)
+    classes = getattr(core.denoiser, "num_classes", None)
+    condition = check_condition(condition, 1.0, options.n, classes)
+    law = conditional_law(core, world, condition, "a world's draws")
+    return Dataset(law.sample(options.n, generator), labels, name=str(options.world))
+
+
+def _condition(options: LikelihoodOptions, data: Dataset) -> Tensor | None:
+    import torch
+
+    if options.condition == "labels":
+        if data.labels is None:
+            why = "" if data.no_labels is None else f": {data.no_labels}"
+            raise ValueError(f"condition 'labels' needs data with labels, and {data.name} has none{why}")
+        return data.labels
+    k = options.label()
+    return None if k is None else torch.tensor(k, device=data.x.device)
 
 
 def _has_test(path: Path) -> bool:

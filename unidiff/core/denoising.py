@@ -16,7 +16,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_batched, check_state, check_time, right_expand
+from unidiff.core.boundary import check_alike, check_batched, check_time, right_expand
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
@@ -43,14 +43,16 @@ def denoising_error(
             float64 and cast once, so times on the host keep a GPU from being waited for.
         log_weight: log w, in t's shape; None is 0.
         noise: ε ``[B, *E]``; drawn if None.
-        condition: class labels ``[B]``.
+        condition: class labels ``[B]``, or one for all, ``[]``.
         generator: the source of ε, on x0's device.
         autocast: run the network, and it alone, in this dtype.
 
     Raises:
-        ValueError: shapes that do not fit the core, t outside [0, 1] or where w c² is not finite.
+        TypeError: x0 is no floating-point tensor, or condition none of integers.
+        ValueError: x0 or condition as :meth:`unidiff.Diffusion.check_arguments`, other shapes that do not fit,
+            t outside [0, 1] or where w c² is not finite.
     """
-    check_state("x0", x0, core.event_shape)
+    condition = core.check_arguments("x0", x0, condition, 1.0)
     t = check_batched("t", check_time("t", t), x0)
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)

@@ -38,8 +38,9 @@ class SamplerNoiseWhite(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         point = Gaussian(torch.zeros(1, dtype=case.dtype), torch.full((1, 1), 1e-12, dtype=case.dtype))
+        case = case.heard
         core = Diffusion(case.schedule, OracleDenoiser(point.to(case.dtype, case.device)))
-        grid = grid_of(case.heard)
+        grid = grid_of(case)
         columns, sizes = [], []
         methods: tuple[Method, ...] = ("ancestral", "sde", "sde-dpm++2m")
         for method in methods:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unidiff.identities.case import Case
-from unidiff.identities.laws import MonteCarlo, Order, Quadrature
+from unidiff.identities.laws import Bound, MonteCarlo, Order, Quadrature
 from unidiff.identities.registry import register
 from unidiff.score import ORDERS, ProbabilityFlow, likelihood
 from unidiff.score.ode import Solver
@@ -30,7 +30,11 @@ def _flows(case: Case) -> bool:
 
 @register
 class EncodeDecode(Quadrature):
-    """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method."""
+    """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method.
+
+    From a log-SNR of 5 on, where the step from the data is long enough to be heard: undone but in part, it would leave
+    a thousandth of the data.
+    """
 
     name = "encode-decode"
     statement = r"\Phi_{1\to0}(\Phi_{0\to1}(x_0))=x_0"
@@ -41,14 +45,15 @@ class EncodeDecode(Quadrature):
     )
     subject = "optimal"
     refinements = (8, 16, 32, 64, 128)
-    tolerance = 1e-3
+    tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
         return case.exact and _flows(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
-        return ProbabilityFlow(case.core).round_trip(x, "dopri5", steps=n).data, x
+        first = float(case.schedule.time(5.0).detach())
+        return ProbabilityFlow(case.core, first).round_trip(x, "dopri5", steps=n).data, x
 
     def rounding(self, case: Case) -> float:
         return case.eps * 8 * float(case.x0.abs().max() + 3)
@@ -114,6 +119,28 @@ class StepToData(Order):
 
 
 @register
+class StepToDataIsTold(Bound):
+    """What is reported of the first stretch: at least a third of each datum's error, at most 20 times the largest."""
+
+    name = "step-to-data-is-told"
+    statement = r"\frac13|\log p-\log\hat p|\le\widehat{\mathrm{err}}\le20\max|\log p-\log\hat p|"
+    views = ("score",)
+    source = "Richardson 1911; Hairer et al. 1993, section II.4"
+    conditions = "Gaussian data, the exact denoiser, log-SNR 6 at t_0; one schedule of each convention"
+    subject = "optimal"
+
+    def applies(self, case: Case) -> bool:
+        return _ordered(case) and case.log_snr_range[1] >= 6.0
+
+    def excess(self, case: Case) -> tuple[float, float]:
+        x = _corners(case)
+        first = float(case.schedule.time(6.0).detach())
+        found = likelihood(case.core, x, world=case.world, steps=16, first=first)
+        off, told = (found.with_exact_prior - case.world.log_prob(x)).abs(), found.entry_error
+        return float(torch.maximum(off / (3 * told), told / (20 * off.max())).max()) - 1, 0.0
+
+
+@register
 class LikelihoodByProbes(MonteCarlo):
     """Item 17's Hutchinson form, unbiased in log p at any number of steps: with probes against exact. Size: D."""
 
@@ -133,6 +160,34 @@ class LikelihoodByProbes(MonteCarlo):
         exact = likelihood(case.core, x, **options)
         found = likelihood(case.core, x, probes=probes, generator=case.generator("likelihood probes"), **options)
         return found.log_prob - exact.log_prob, torch.full((1,), float(case.dim), dtype=torch.float64)
+
+
+@register
+class ProbeError(MonteCarlo):
+    """The standard error that K = 4 probes report, against how far off they are. Size: the mean variance reported.
+
+    On Gaussian data every datum has one Jacobian, so that no few data make up the mean.
+    """
+
+    name = "probe-error"
+    statement = r"E_v\left[(\log p_v-\log p)^2\right]=E_v\left[\frac{s_v^2}K\right]"
+    views = ("score",)
+    source = "Hutchinson 1989; Bessel's correction"
+    conditions = "Gaussian data, the exact denoiser, float64"
+    subject = "optimal"
+    # Of one probe's variance for four's, or four's for sixteen's, 75% and more. Squares spread by √2 of themselves.
+    bound = 0.4
+
+    def applies(self, case: Case) -> bool:
+        return case.exact and case.dtype == torch.float64 and isinstance(case.world, Gaussian) and _flows(case)
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        x = case.mixed.x0[::4]
+        options = {"solver": "euler", "steps": 4, "estimate": False}
+        exact = likelihood(case.core, x, **options)
+        found = likelihood(case.core, x, probes=4, generator=case.generator("probe errors"), **options)
+        told = found.probe_error.square()
+        return (found.log_prob - exact.log_prob).square() - told, told.mean().reshape(1)
 
 
 @register

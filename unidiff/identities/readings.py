@@ -1,7 +1,7 @@
-r"""Items 12 to 14, 16 and 20 as the score view computes them: covariance, objectives, drift and flow.
+r"""Items 12, 16 and 20 as the score view computes them: covariance, drift and flow.
 
 The groups ``scores`` and ``flows`` hold the theorems between closed forms; here :class:`unidiff.ScoreModel` and its
-parts are one side, and a world, the core's own kernels or another objective the other.
+parts are one side, and a world or the core's own kernels the other. Items 13 and 14 are in ``objectives``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import right_expand
-from unidiff.core.denoiser import DenoiserLike
-from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
-from unidiff.core.prediction import Prediction
 from unidiff.core.process import bridge
 from unidiff.identities.case import Case
 from unidiff.identities.chains import denoiser_kappa, grid_of
@@ -25,7 +22,7 @@ from unidiff.identities.flows import motion_kappa, moving
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.likelihoods import smooth
 from unidiff.identities.registry import register
-from unidiff.identities.scores import jacobian_kappa, smooth_field
+from unidiff.identities.scores import jacobian_kappa
 from unidiff.score import ProbabilityFlow, ScoreModel, divergence, reverse_drift, reverse_sde
 
 ETAS = (0.0, 0.5, 1.0, 1.5)
@@ -88,65 +85,6 @@ class VarianceByProbes(MonteCarlo):
         found = ScoreModel(case.core).variance(z, t, 1, generator=case.generator("variance probes"))
         scale = (level.alpha / level.sigma).square()
         return (found.trace - trace) * scale, torch.full((1,), float(case.dim), dtype=torch.float64)
-
-
-class _Leaning:
-    """A denoiser whose ε̂ leans by c φ(z), c one number a row: along it every objective has a slope."""
-
-    def __init__(self, denoiser: DenoiserLike, case: Case, lean: Tensor) -> None:
-        self.denoiser, self.case, self.lean = denoiser, case, lean
-        self.event_shape = denoiser.event_shape
-
-    def __call__(
-        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
-    ) -> Prediction:
-        field, _ = smooth_field(self.case, xt.flatten(1))
-        eps = self.denoiser(xt, level, condition, guidance).eps
-        return Prediction(xt, level, {"eps": eps + right_expand(self.lean, xt) * field.view_as(xt)}, guarded=False)
-
-
-@register
-class Objectives(MonteCarlo):
-    """Items 13 and 14 in value and in slope along a test field, on shared draws, each against the explicit objective.
-
-    Sizes compared: the explicit loss and the constant together; the slope's two terms, 2‖σs‖‖φ‖ and the slope itself.
-    """
-
-    name = "score-matching"
-    statement = (
-        r"E\left[\|\hat\varepsilon\|^2-2\sigma\nabla\cdot\hat\varepsilon\right]+\sigma^2R"
-        r"=E\|\hat\varepsilon+\sigma s\|^2=E\|\hat\varepsilon-\varepsilon\|^2-\frac{\alpha^2}{\sigma^2}\mathrm{mmse}"
-        r"\quad\mathrm{and\ the\ same\ }\partial_\theta"
-    )
-    views = ("score", "vae")
-    source = "Hyvarinen 2005, theorem 1; Vincent 2011, eq. 11; Song et al. 2019, eq. 7 and 8"
-    conditions = "implicit, Hutchinson's, sliced and denoising; a world with a smooth density"
-    # The sliced loss squares vᵀε̂: a χ² of one degree of freedom, of relative spread √2 and more.
-    bound = 0.5
-    kinds = ("implicit", "hutchinson", "sliced", "denoising")
-
-    def applies(self, case: Case) -> bool:
-        return smooth(case)
-
-    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        draws, every = case.mixed, slice(None, None, 4)
-        x0, noise, t, level = draws.x0[every], draws.noise[every], draws.t[every], draws.level[every]
-        lean = torch.full(x0.shape[:1], 0.3, dtype=x0.dtype, device=x0.device, requires_grad=True)
-        model = ScoreModel(Diffusion(case.schedule, _Leaning(case.core.denoiser, case, lean)))
-        options = {"noise": noise, "probes": 2, "world": case.world, "generator": case.generator("objectives")}
-        # The denoising one takes this denoiser's error on x̂_0.
-        losses: dict[str, Tensor] = {kind: model.loss(x0, kind, t, **options) for kind in ("explicit", *self.kinds)}
-        slopes = {kind: torch.autograd.grad(loss.sum(), lean, retain_graph=True)[0] for kind, loss in losses.items()}
-        square = (level.sigma[:, None] * draws.score[every].flatten(1)).square().sum(1)
-        known = -(level.alpha / level.sigma).square() * draws.trace[every]
-        field = smooth_field(case, draws.xt[every].flatten(1))[0].square().sum(1)
-        constant = {kind: known if kind == "denoising" else square for kind in self.kinds}
-        values = [losses[kind] + constant[kind] - losses["explicit"] for kind in self.kinds]
-        turned = [slopes[kind] - slopes["explicit"] for kind in self.kinds]
-        size = (losses["explicit"] + square).mean()
-        steep = 2 * (square.mean() * field.mean()).sqrt() + slopes["explicit"].abs().mean()
-        sizes = torch.cat([size.expand(len(values)), steep.expand(len(turned))])
-        return torch.stack(values + turned, 1).detach(), sizes.detach()
 
 
 @register

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unidiff.core.boundary import check_alike, check_count, check_name
+from unidiff.core.boundary import check_alike, check_count, check_name, check_state
 
 Field = Callable[[Tensor], Tensor]
 Probe = Literal["rademacher", "gaussian"]
@@ -39,8 +39,10 @@ def draw_probes(
     """``count`` probes for a batch ``like`` ``[B, *E]``, each with E[v vᵀ] = I: ``[K, B, *E]``.
 
     Raises:
-        ValueError: count below 1, an unknown kind of probe.
+        TypeError: like is no floating-point tensor.
+        ValueError: like is not ``[B, *E]``, count below 1, an unknown kind of probe.
     """
+    check_state("like", like)
     check_count("probes", count)
     check_name("probe", probe, PROBES)
     options = {"generator": generator, "dtype": like.dtype, "device": like.device}
@@ -57,7 +59,14 @@ def vjp(field: Field, x: Tensor, vector: Tensor, differentiable: bool = False) -
 
 
 def vjps(field: Field, x: Tensor, vectors: Tensor, differentiable: bool = False) -> tuple[Tensor, Tensor]:
-    """(F(x) ``[B, *E]``, uᵀJ ``[K, B, *E]``) for several u, ``[K, B, *E]``, of one forward pass."""
+    """(F(x) ``[B, *E]``, uᵀJ ``[K, B, *E]``) for several u, ``[K, B, *E]``, of one forward pass.
+
+    Raises:
+        ValueError: vectors are not one or more like x.
+    """
+    if vectors.ndim != x.ndim + 1 or vectors.shape[0] == 0:
+        raise ValueError(f"vectors must have shape {['K', *x.shape]}, one or more, got {list(vectors.shape)}")
+    check_alike(x=x, vectors=vectors[0])
     with _recording(differentiable):
         x = _leaf(x, differentiable)
         value = _evaluated(field, x)

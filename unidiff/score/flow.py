@@ -15,7 +15,8 @@ in λ. The first stretch, from data to the level of t_0, is one step of the same
 
     x' = x + ½(x − x̂_0(α_0 x, t_0)),      log|∂x'/∂x| = ½(D − ∇·x̂_0) + O((σ_0/α_0)⁴),
 
-without which a density at the data would be that of data noised by σ_0/α_0 (3e-5 nats off at λ_0 = 15 in 8-D).
+without which a density at the data would be that of data noised by σ_0/α_0 (3e-5 nats off at λ_0 = 15 in 8-D). It is a
+step for high SNR: from λ_0 = 5 it is 0.06 nats off in 2-D, from λ_0 = 3 a whole nat (``Likelihood.entry_error`` tells).
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import Time, check_finite, check_state, right_expand
+from unidiff.core.boundary import Time, check_condition, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
+from unidiff.core.prediction import Prediction
 from unidiff.core.sampling import Sampler
+from unidiff.score.arguments import check_batch
 from unidiff.score.derivatives import Field
 from unidiff.score.ode import Solver, check_solver, solve
 
 HIGHEST_LOG_SNR = 13.3
 """Where a flow starts by default if the schedule has no noise at t = 0: VDM's λ_max (Kingma et al. 2021)."""
 
-_INVERSIONS = 4
+_MOST_INVERSIONS = 100
+_SETTLED = 64.0
+"""Roundings of the state: a fixed point is found when an iteration moves it by less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,14 @@ class ProbabilityFlow:
     Attributes:
         core: the diffusion core.
         first: t_0; None takes 0, or where λ is infinite there, the time of :data:`HIGHEST_LOG_SNR`.
-        condition: class labels ``[B]``.
+        condition: class labels ``[B]``, or one for all, ``[]``.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         to_data: whether to go from t_0 on to the data by the step above; else the data's end is x_{t_0}/α_{t_0}.
 
     Raises:
-        ValueError: first outside [0, 1), a log-SNR that is infinite at first or at t = 1.
+        TypeError: a condition that is no tensor of integers.
+        ValueError: first outside [0, 1), a log-SNR that is infinite at first or at t = 1; condition or guidance that
+            the denoiser does not take (:func:`~unidiff.core.boundary.check_condition`).
     """
 
     core: Diffusion
@@ -65,6 +72,8 @@ class ProbabilityFlow:
 
     def __post_init__(self) -> None:
         schedule = self.core.schedule
+        rows = self.condition.shape[0] if isinstance(self.condition, Tensor) and self.condition.ndim else 1
+        check_condition(self.condition, self.guidance, rows, getattr(self.core.denoiser, "num_classes", None))
         first = self.first
         if first is None:
             endless = not math.isfinite(float(schedule.log_snr(0.0).detach()))
@@ -92,36 +101,60 @@ class ProbabilityFlow:
         """The noise level at each angle, in ``like``'s dtype and on its device."""
         high, low = self.ends.log_snr.tolist()
         log_snr = -2 * torch.tensor(angles, dtype=torch.float64).tan().log()
-        levels = _detached(self.core.schedule.level_at(log_snr.clamp(low, high))).to(like)
-        return [levels[k] for k in range(len(angles))]
+        return self.levels_at(log_snr.clamp(low, high).tolist(), like)
+
+    def levels_at(self, log_snr: Sequence[float], like: Tensor) -> list[NoiseLevel]:
+        """The noise level at each log-SNR within the flow's, in ``like``'s dtype and on its device."""
+        levels = _detached(self.core.schedule.level_at(torch.tensor(log_snr, dtype=torch.float64))).to(like)
+        return [levels[k] for k in range(len(log_snr))]
+
+    def prediction(self, z: Tensor, level: NoiseLevel) -> Prediction:
+        """What the denoiser says of z ``[B, *E]`` at a level, under the flow's condition and guidance."""
+        condition = None if self.condition is None else self.condition.expand(z.shape[0])
+        return self.core.denoiser(z, level, condition, self.guidance)
 
     def velocity(self, level: NoiseLevel) -> Field:
         """dy/dθ at a level (one, or ``[B]`` of them), a function of y ``[B, *E]``."""
 
         def field(y: Tensor) -> Tensor:
             scale = right_expand(state_scale(level), y)
-            return self.core.denoiser(scale * y, level, self.condition, self.guidance).v / scale
+            return self.prediction(scale * y, level).v / scale
 
         return field
 
-    def denoised(self, x: Tensor) -> Tensor:
-        """x̂_0(α_0 x, t_0), what the step between data and t_0 is made of, for x ``[B, *E]``."""
-        level = self.ends[0].to(x)
-        return self.core.denoiser(level.alpha * x, level, self.condition, self.guidance).x0
+    def denoiser_at(self, level: NoiseLevel) -> Field:
+        """x ↦ x̂_0(αx, t), what the step between data and a level is made of."""
+        return lambda x: self.prediction(level.alpha * x, level).x0
 
-    def enter(self, x: Tensor, x0: Tensor) -> Tensor:
-        """Data x ``[B, *E]``, with its x̂_0, to y at t_0."""
-        level = self.ends[0].to(x)
+    def enter(self, x: Tensor, x0: Tensor, level: NoiseLevel) -> Tensor:
+        """Data x ``[B, *E]``, with its x̂_0 at a level, to y there."""
         return level.alpha / state_scale(level) * (x + 0.5 * (x - x0) if self.to_data else x)
 
-    def leave(self, y: Tensor) -> Tensor:
-        """y at t_0 back to data: :meth:`enter` inverted, a contraction of factor about ½(σ_0/α_0)²‖∇s‖."""
+    def leave(self, y: Tensor) -> Carried:
+        """y ``[B, *E]`` at t_0 back to data: :meth:`enter` inverted, as the fixed point of x = x' − ½(x − x̂_0(α_0 x)).
+
+        Each iteration shrinks the error by about ½‖I − J‖, J = ∂x̂_0/∂x, which is (σ_0/α_0)²‖∇s‖/2 at high SNR and at
+        most ½ where J's eigenvalues lie in [0, 2]; they go on until none moves x by more than rounding.
+
+        Raises:
+            FloatingPointError: it does not settle: between modes too near for t_0's noise there may be no inverse.
+        """
         level = self.ends[0].to(y)
         moved = state_scale(level) / level.alpha * y
-        x = moved
-        for _ in range(_INVERSIONS if self.to_data else 0):
-            x = moved - 0.5 * (x - self.denoised(x))
-        return x
+        if not self.to_data:
+            return Carried(moved, 0)
+        denoise, x, change = self.denoiser_at(level), moved, math.inf
+        allowed = _SETTLED * torch.finfo(y.dtype).eps
+        for k in range(_MOST_INVERSIONS):
+            before, x = x, moved - 0.5 * (x - denoise(x))
+            change = float(((x - before).abs() / (1 + x.abs())).max())
+            if change <= allowed:
+                return Carried(x, k + 1)
+        raise FloatingPointError(
+            f"the step from t_0 back to the data did not settle in {_MOST_INVERSIONS} iterations (the last moved by "
+            f"{change:.1e}, rounding is {allowed:.1e}): it needs a high log-SNR there, got "
+            f"{float(self.ends.log_snr[0]):.2f}; pass an earlier first time, or to_data=False"
+        )
 
     @torch.no_grad()
     def encode(
@@ -130,11 +163,14 @@ class ProbabilityFlow:
         """Data ``[B, *E]`` to the state x_1 at t = 1 that decodes to it.
 
         Raises:
-            ValueError: x is not ``[B, *E]`` or not finite; as :func:`unidiff.score.ode.solve`.
+            TypeError: x is no floating-point tensor.
+            ValueError: x, condition or guidance as :func:`unidiff.score.arguments.check_batch`; as
+                :func:`unidiff.score.ode.solve`.
         """
-        check_finite("x", check_state("x", x, self.core.event_shape))
+        check_batch(self.core, "x", x, self.condition, self.guidance)
         steps, tolerance = chosen(solver, steps, tolerance)
-        y = self.enter(x, self.denoised(x) if self.to_data else x)
+        level = self.ends[0].to(x)
+        y = self.enter(x, self.denoiser_at(level)(x) if self.to_data else x, level)
         y, evaluations = self._walk(y, *self.angles, solver, steps, tolerance)
         return Carried(state_scale(self.ends[1].to(y)) * y, evaluations + self.to_data)
 
@@ -142,12 +178,13 @@ class ProbabilityFlow:
     def decode(
         self, x1: Tensor, solver: Solver = "dopri5", steps: int | None = None, tolerance: float | None = None
     ) -> Carried:
-        """A state at t = 1, ``[B, *E]``, to the data that it encodes. Raises as :meth:`encode`."""
-        check_finite("x1", check_state("x1", x1, self.core.event_shape))
+        """A state at t = 1, ``[B, *E]``, to the data that it encodes. Raises as :meth:`encode` and :meth:`leave`."""
+        check_batch(self.core, "x1", x1, self.condition, self.guidance)
         steps, tolerance = chosen(solver, steps, tolerance)
         start, end = self.angles
         y, evaluations = self._walk(x1 / state_scale(self.ends[1].to(x1)), end, start, solver, steps, tolerance)
-        return Carried(self.leave(y), evaluations + (_INVERSIONS if self.to_data else 0))
+        left = self.leave(y)
+        return Carried(left.state, evaluations + left.evaluations)
 
     def round_trip(
         self, x: Tensor, solver: Solver = "dopri5", steps: int | None = None, tolerance: float | None = None

@@ -4,11 +4,11 @@ Along dy/dθ = v̂(y) a density obeys d log p(y)/dθ = −∇·v̂, so from data
 
     log p(x) = log N(x_1; 0, prior_std²) + ∫_{θ_0}^{θ_1} ∇·v̂ dθ + log|∂y_{θ_0}/∂x| + D log ρ_1
 
-with the divergence exact (D vjps) or Hutchinson's (K probes, held along the path; unbiased in log p). Four things are
-left, and each is reported: the solver's error, by a second solution with half the steps (or ten times the tolerance);
-the probes', by their spread; the examples', in the interval of the mean; and the prior's own (item 17): x_1 is not
-quite N(0, I). Where the data's law is known that is log q_1(x_1) − log N(x_1); else KL(q(x_1|x) ‖ N) bounds its mean,
-since KL is convex: KL(q_1 ‖ N) ≤ E_x KL(q(x_1|x) ‖ N).
+with the divergence exact (D vjps) or Hutchinson's (K probes, held along the path; unbiased in log p). Five things are
+left, and each is reported: the error of the one step from data to t_0 (:mod:`unidiff.score.entry`); the solver's, by a
+second solution with half the steps (or ten times the tolerance); the probes', by their spread; the examples', in the
+interval of the mean; and the prior's own (item 17): x_1 is not quite N(0, I). Where the data's law is known that is
+log q_1(x_1) − log N(x_1); else KL(q(x_1|x) ‖ N) bounds its mean, since KL is convex: KL(q_1 ‖ N) ≤ E_x KL(q(x_1|x) ‖ N).
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_positive, check_state
+from unidiff.core.boundary import check_count, check_finite, check_positive
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
-from unidiff.core.level import NoiseLevel
-from unidiff.score.derivatives import Field, Probe, divergence, draw_probes, probed_divergence
+from unidiff.score.arguments import check_batch, conditional_law
+from unidiff.score.derivatives import Probe, draw_probes
+from unidiff.score.entry import entry_error
 from unidiff.score.flow import ProbabilityFlow, chosen, state_scale
-from unidiff.score.ode import ORDERS, Solver, solve
+from unidiff.score.ode import Solver
+from unidiff.score.volume import VolumePath
 from unidiff.worlds import World
 
 
@@ -48,7 +50,10 @@ class Interval:
 
     @staticmethod
     def of(values: Tensor) -> Interval:
-        """The interval of independent values ``[n]``. Raises ValueError for fewer than two."""
+        """The interval of independent values ``[n]``. Raises ValueError for fewer than two, or any that is not finite."""
+        if values.ndim != 1:
+            raise ValueError(f"values must have shape [n], got {list(values.shape)}")
+        check_finite("values", values.detach())
         n = check_count("number of examples", values.shape[0], least=2)
         wide = values.detach().to("cpu", torch.float64)
         mean, error = float(wide.mean()), float(wide.std()) / math.sqrt(n)
@@ -65,17 +70,21 @@ class Likelihood:
         prior_error: what that prior costs, ``[B]``: log q_1(x_1) − log N(x_1) (to be added) if ``prior_law`` is
             "exact"; KL(q(x_1|x) ‖ N), whose mean bounds the mean cost, if it is "bound".
         prior_law: which of the two.
-        solver_error: the change under a coarser solution, scaled by the order where steps are even, ``[B]``; infinite
-            where none was made.
+        solver_error: the change under a coarser solution, with half the steps or ten times the tolerance, ``[B]``: of
+            even steps an upper estimate, by a factor 2^order − 1 once they are small; infinite where none was made.
+        entry_error: of the one step from data to t_0, ``[B]``, as :func:`unidiff.score.entry.entry_error` estimates it:
+            about threefold at high SNR. 0 without that step (``to_data=False``: what is measured then is the density of
+            x_{t_0}/α_{t_0}); infinite where it was not estimated.
         probe_error: standard error of the divergence's probes, ``[B]``; 0 if exact, infinite with one probe.
         code: x_1, ``[B, *E]``.
-        evaluations: of the denoiser (each with its vjps), the coarser solution's included.
+        evaluations: of the denoiser (nearly each with its vjps), the estimates' included.
     """
 
     log_prob: Tensor
     prior_error: Tensor
     prior_law: Literal["exact", "bound"]
     solver_error: Tensor
+    entry_error: Tensor
     probe_error: Tensor
     code: Tensor
     evaluations: int
@@ -85,7 +94,7 @@ class Likelihood:
         """One batch of several, measured alike; ``evaluations`` is the most that any of them took."""
         columns = {
             name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("log_prob", "prior_error", "solver_error", "probe_error", "code")
+            for name in ("log_prob", "prior_error", "solver_error", "entry_error", "probe_error", "code")
         }
         return Likelihood(**columns, prior_law=parts[0].prior_law, evaluations=max(p.evaluations for p in parts))
 
@@ -139,85 +148,58 @@ def likelihood(
     Args:
         core: the diffusion core; its parameters get no gradient.
         x: data, float32 or wider; the computation is in its dtype.
-        world: the data's law if it is known, for the exact q_1.
+        world: the data's law if it is known, for the exact q_1; with a condition its components are the classes.
         solver, steps, tolerance: of :func:`unidiff.score.ode.solve`; neither of the last two means a tolerance of 1e-5.
         probes: K random probes of the divergence; None for the exact one, by D vjps an evaluation.
         probe, generator: their kind and source.
-        estimate: whether to solve a second time, coarser, so that the solver's error is known; half as dear again.
+        estimate: whether to solve a second time, coarser, and to try the step from the data on further levels, so that the
+            solver's and the step's error are known; half as dear again, and 34 evaluations.
         first, to_data, condition, guidance: as :class:`~unidiff.score.flow.ProbabilityFlow`.
 
     Raises:
-        ValueError: x not ``[B, *E]``, not finite or of half precision; probes below 1; and as ProbabilityFlow and solve.
+        TypeError: x is no floating-point tensor, or condition none of integers.
+        ValueError: x, condition or guidance as :func:`unidiff.score.arguments.check_batch`; a world that is not the law of
+            what is measured (:func:`~unidiff.score.arguments.conditional_law`; guidance other than 1); probes below 1;
+            and as ProbabilityFlow and solve.
         FloatingPointError: the solution became NaN or infinite.
     """
-    check_finite("x", check_state("x", x, core.event_shape))
-    if x.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"x must be float32 or wider (a log-density is no half-precision number), got {x.dtype}")
+    condition = check_batch(core, "x", x, condition, guidance)
+    if world is not None:
+        if guidance != 1.0:
+            raise ValueError(
+                f"guidance must be 1 with a world: a guided model's law is none that is known, got {guidance}"
+            )
+        world = conditional_law(core, world, condition, "the exact q_1")
     steps, tolerance = chosen(solver, steps, tolerance)
     flow = ProbabilityFlow(core, first, condition, guidance, to_data)
     vectors = None if probes is None else draw_probes(probes, x, probe, generator)
-    path = _Path(flow, x.detach().clone(), vectors, solver)
-    gain, code = path.walk(steps, tolerance)
-    coarse, order = _coarser(steps, tolerance) if estimate else None, ORDERS[solver]
+    path = VolumePath(flow, x.detach().clone(), vectors)
+    gain, code = _walked(path, solver, steps, tolerance)
+    unknown = torch.full_like(gain[:, 0], math.inf)
+    coarse = _coarser(steps, tolerance) if estimate else None
     if coarse is None:
-        solver_error = torch.full_like(gain[:, 0], math.inf)
+        solver_error = unknown
     else:
-        before, start = path.walk(*coarse)
-        change = (gain.mean(1) + _prior(flow, code) - before.mean(1) - _prior(flow, start)).abs()
-        solver_error = change if steps is None or coarse[0] is None else change / ((steps / coarse[0]) ** order - 1)
+        before, start = _walked(path, solver, *coarse)
+        solver_error = (gain.mean(1) + _prior(flow, code) - before.mean(1) - _prior(flow, start)).abs()
     log_prob = gain.mean(1) + _prior(flow, code)
     if probes is None:
         probe_error = torch.zeros_like(log_prob)
     elif probes == 1:
-        probe_error = torch.full_like(log_prob, math.inf)
+        probe_error = unknown
     else:
         probe_error = gain.std(1) / math.sqrt(probes)
+    off = entry_error(path) if estimate or not to_data else unknown
     prior_error = _cost(flow, x, code, world)
     law = "bound" if world is None else "exact"
-    return Likelihood(log_prob, prior_error, law, solver_error, probe_error, code, path.evaluations)
+    return Likelihood(log_prob, prior_error, law, solver_error, off, probe_error, code, path.evaluations)
 
 
-class _Path:
-    """The flow from data to noise with the log-determinants it meets, one column for each probe (one if exact)."""
-
-    def __init__(self, flow: ProbabilityFlow, x: Tensor, probes: Tensor | None, solver: Solver) -> None:
-        self.flow, self.x, self.probes = flow, x, probes
-        self.solver: Solver = solver
-        self.evaluations = 0
-        self.columns = 1 if probes is None else probes.shape[0]
-        dim = x[0].numel()
-        level = flow.ends[0].to(x)
-        scale = level.alpha / state_scale(level)
-        stretch = dim * scale.log().expand(x.shape[0], self.columns)
-        x0 = x
-        if flow.to_data:
-            x0, spread = self._divergence(flow.denoised, x)
-            stretch = stretch + 0.5 * (dim - spread)
-        self.start = torch.cat([flow.enter(x, x0).flatten(1), stretch], 1)
-
-    def walk(self, steps: int | None, tolerance: float | None) -> tuple[Tensor, Tensor]:
-        """(log|∂x_1/∂x| ``[B, columns]``, x_1 ``[B, *E]``)."""
-        found = solve(
-            self._velocity, self.start, *self.flow.angles, self.solver, steps=steps, tolerance=tolerance,
-            places=lambda angles: self.flow.levels(angles, self.x),
-        )  # fmt: skip
-        y, gain = found.state[:, : -self.columns].view_as(self.x), found.state[:, -self.columns :]
-        scale = state_scale(self.flow.ends[1].to(y))
-        return gain + self.x[0].numel() * scale.log(), scale * y
-
-    def _velocity(self, state: Tensor, level: NoiseLevel) -> Tensor:
-        y = state[:, : -self.columns].view_as(self.x)
-        velocity, spread = self._divergence(self.flow.velocity(level), y)
-        return torch.cat([velocity.flatten(1), spread], 1)
-
-    def _divergence(self, field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(F(y) ``[B, *E]``, its divergence ``[B, columns]``)."""
-        self.evaluations += 1
-        if self.probes is None:
-            value, spread = divergence(field, y)
-            return value, spread[:, None]
-        value, spread = probed_divergence(field, y, self.probes)
-        return value, spread.T
+def _walked(path: VolumePath, solver: Solver, steps: int | None, tolerance: float | None) -> tuple[Tensor, Tensor]:
+    """(log|∂x_1/∂x| ``[B, columns]``, x_1 ``[B, *E]``)."""
+    y, gain = path.parts(path.walk(path.start, *path.flow.angles, solver, steps, tolerance))
+    scale = state_scale(path.flow.ends[1].to(y))
+    return gain + y[0].numel() * scale.log(), scale * y
 
 
 def _coarser(steps: int | None, tolerance: float | None) -> tuple[int | None, float | None] | None:

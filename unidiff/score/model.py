@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import Time, check_count, check_finite, right_expand
+from unidiff.core.boundary import Time, check_count, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.score.annealed import annealed_langevin
+from unidiff.score.arguments import check_batch
 from unidiff.score.chains import Chains
 from unidiff.score.corrector import predictor_corrector
 from unidiff.score.derivatives import Field, Probe, draw_probes, jacobian, jvp, vjps
@@ -100,7 +101,8 @@ class ScoreModel:
         """Cov[x_0|x_t] of the flattened datum, ``[B, D, D]``, in x² units: the symmetric part of (σ²/α)J, by D vjps.
 
         Raises:
-            ValueError: as :meth:`unidiff.Diffusion.predict`; xt not finite; zero SNR at t, where it is 0·∞.
+            ValueError: as :meth:`unidiff.Diffusion.predict`; xt empty, not finite or of half precision;
+                zero SNR at t, where it is 0·∞.
         """
         gain, field = self._denoiser(xt, t, condition, guidance)
         _, slope = jacobian(field, xt)
@@ -209,8 +211,8 @@ class ScoreModel:
 
     def _denoiser(self, xt: Tensor, t: Time, condition: Tensor | None, guidance: float) -> tuple[Tensor, Field]:
         """σ²/α, shaped to multiply a state, and z ↦ x̂_0(z, t)."""
-        # The boundary's checks are predict's own; a field is asked many times and trusts its level.
-        check_finite("xt", xt)
+        # The checks of the level are predict's own; a field is asked many times and trusts it.
+        condition = check_batch(self.core, "xt", xt, condition, guidance)
         with torch.no_grad():
             self.core.predict(xt, t, condition, guidance)
         exact = self.core.schedule.level(t)

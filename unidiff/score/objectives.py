@@ -3,14 +3,15 @@ r"""Score matching, five ways, all of one gradient in expectation (items 13, 14)
 With ε̂ = −σ ŝ and a weight w(t) on ‖ε − ε̂‖² = σ²‖ŝ − ∇log q(z|x_0)‖² (the trainer's weighting, an argument here):
 
     denoising  w σ² ‖ŝ − ∇log q(z|x_0)‖²                        Vincent 2011, eq. 11
-    explicit   w σ² ‖ŝ − s‖²                                    the world's own s = ∇log q_t
+    explicit   w σ² ‖ŝ − s‖²                                    the world's own s = ∇log q_t(z|c), c the row's class
     implicit   w σ² (‖ŝ‖² + 2∇·ŝ) = w (‖ε̂‖² − 2σ ∇·ε̂)           Hyvarinen 2005, theorem 1: no s needed
     hutchinson the same with vᵀ∇ŝ v for ∇·ŝ; it is sliced score matching with variance reduction (Song et al. 2019, eq. 8)
     sliced     w ((vᵀε̂)² − 2σ vᵀ∇ε̂ v)                           Song et al. 2019, eq. 7
 
     E explicit = E implicit + E wσ²‖s‖² = E denoising − E w(α²/σ²) tr Cov[x_0|z]
 
-so that at one weight all have one gradient; they differ in what their estimate of it costs and how far it spreads.
+so that at one weight all have one gradient; they differ in what their estimate of it costs and how far it spreads. With
+labels all are of the law given the label; a row of the null class (a trainer's dropped label) is of the whole law.
 Written in ε̂ no factor is as large as 1/σ². An implicit loss is no distance: it is negative at the optimum.
 """
 
@@ -26,13 +27,13 @@ from unidiff.core.boundary import (
     check_batched,
     check_finite,
     check_name,
-    check_state,
     check_time,
     right_expand,
 )
 from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
+from unidiff.score.arguments import check_batch, conditional_law
 from unidiff.score.derivatives import Probe, divergence, draw_probes, probed_divergence
 from unidiff.worlds import World
 
@@ -62,19 +63,22 @@ def score_matching_loss(
         kind: "denoising", "implicit", "hutchinson", "sliced" or "explicit".
         t: times ``[B]``, or one; on any device that the schedule takes.
         weight: what multiplies ‖ε − ε̂‖², 0 or more, in t's shape; None is 1.
-        world: the data's law, for "explicit".
+        world: the data's law, for "explicit"; with a condition its components are the classes.
         noise: ε ``[B, *E]``; drawn if None.
         probes: K of "hutchinson" and "sliced".
         probe: their kind.
         generator: the source of ε and the probes, on x0's device.
-        condition: class labels ``[B]``.
+        condition: class labels ``[B]``, or one for all, ``[]``; the null class is the unconditional model.
 
     Raises:
-        ValueError: an unknown kind (with the nearest known one), shapes that do not fit the core, t outside [0, 1] or
-            where λ or the weight is infinite, a negative weight, "explicit" without a world, probes below 1.
+        TypeError: x0 is no floating-point tensor, or condition none of integers.
+        ValueError: an unknown kind (with the nearest known one); x0 and condition as
+            :func:`unidiff.score.arguments.check_batch`; t outside [0, 1] or where λ or the weight is infinite; a negative
+            weight; "explicit" without a world, or with a condition and a world of other classes than the core's (they
+            must be its components); probes below 1.
     """
     check_name("loss", kind, OBJECTIVES)
-    check_state("x0", x0, core.event_shape)
+    condition = check_batch(core, "x0", x0, condition)
     if kind == "explicit" and world is None:
         raise ValueError("loss 'explicit' needs data with a known law: pass world=...")
     t = check_batched("t", check_time("t", t), x0)
@@ -97,7 +101,7 @@ def score_matching_loss(
     own = _Own(core, z, level, condition)
     if kind == "explicit":
         assert world is not None
-        error = _explicit(own, world)
+        error = _explicit(own, conditional_law(core, world, condition, "loss 'explicit'"))
     elif kind == "implicit":
         error = _implicit(own, None)
     else:

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_name, check_positive
+from unidiff.core.boundary import check_count, check_finite, check_name, check_positive, check_state
 
 Solver = Literal["euler", "heun", "rk4", "dopri5"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
@@ -141,11 +141,15 @@ def solve(
         places: what the velocity is told at each of several u; itself if None.
 
     Raises:
-        ValueError: as :func:`check_solver`; a state that is not finite.
+        TypeError: a state that is no floating-point tensor.
+        ValueError: as :func:`check_solver`; a state that is not ``[B, K]``, not finite or of half precision; a velocity
+            of another shape.
         FloatingPointError: the solution became NaN or infinite, or no step is small enough.
     """
     tableau = check_solver(solver, steps, tolerance)
-    check_finite("state", state)
+    check_finite("state", check_state("state", state))
+    if state.ndim != 2 or state.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"state must be [B, K], float32 or wider, got {list(state.shape)} of {state.dtype}")
     walk = _Walk(tableau, velocity, places or (lambda nodes: nodes))
     if steps is not None:
         return walk.even(state, start, end, steps)
@@ -221,7 +225,11 @@ class _Walk:
 
     def _ask(self, y: Tensor, place: Any) -> Tensor:
         self.evaluations += 1
-        return self.velocity(y, place)
+        velocity = self.velocity(y, place)
+        # A column where a matrix belongs would broadcast, and be another equation.
+        if velocity.shape != y.shape:
+            raise ValueError(f"velocity must keep the shape {list(y.shape)}, got {list(velocity.shape)}")
+        return velocity
 
 
 def _combined(y: Tensor, h: float, weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
