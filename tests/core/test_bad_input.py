@@ -239,3 +239,47 @@ def test_the_oracle_takes_the_same_conditions() -> None:
     mixture = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.mixture_2d()))
     with pytest.raises(ValueError, match=r"condition must have shape \[4\]"):
         mixture.predict(X.double(), 0.5, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF], ids=["nan", "inf"])
+def test_a_gaussian_of_values_that_are_not_finite_says_so_when_asked(bad: Tensor) -> None:
+    law = ud.Gaussian(X, torch.zeros_like(X))
+    with pytest.raises(ValueError, match="x must be finite; 2 of its 8 values"):
+        law.log_prob(bad)
+    with pytest.raises(ValueError, match="noise must be finite"):
+        law.sample(noise=bad)
+    for ask in (lambda g: g.sample(), lambda g: g.log_prob(X), lambda g: g.entropy(), law.kl):
+        with pytest.raises(ValueError, match="mean must be finite"):
+            ask(ud.Gaussian(bad, X))
+        with pytest.raises(ValueError, match=r"log_var must be below \+inf and not NaN"):
+            ask(ud.Gaussian(X, bad))
+
+
+@pytest.mark.parametrize(
+    ("mean", "log_var", "error", "message"),
+    [
+        (1.0, 2.0, TypeError, "mean must be a floating-point tensor, got float"),
+        (X, 2.0, TypeError, "log_var must be a floating-point tensor, got float"),
+        (X.long(), X, TypeError, r"mean must be a floating-point tensor, got torch.int64"),
+        (X[0], X[0], ValueError, r"mean must have shape \[B, \*event\], batch first, got \[2\]"),
+        (X[0, 0], X[0, 0], ValueError, r"mean must have shape \[B, \*event\], batch first, got \[\]"),
+    ],
+)
+def test_a_gaussian_is_of_a_floating_batch(mean, log_var, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ud.Gaussian(mean, log_var)
+
+
+def test_a_network_that_answers_nan_is_told_where_its_answer_is_read() -> None:
+    broken = core()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    answer = broken.predict(X, 0.5)
+    for kind in ("x0", "eps", "v", "score"):
+        with pytest.raises(FloatingPointError, match=f"the denoiser's {kind} must be finite, .* in 4 of 4 rows"):
+            getattr(answer, kind)
+    far = torch.full((1, 2), 1e20)
+    exact = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.mixture_2d()))
+    for kind in ("x0", "score"):
+        with pytest.raises(FloatingPointError, match=f"the denoiser's {kind} must be finite"):
+            getattr(exact.predict(far, 0.5), kind)

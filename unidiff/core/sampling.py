@@ -207,7 +207,7 @@ class _Loop:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         if self.chain is not None:
             prediction = self.denoiser(x, level, self.condition, self.guidance)
-            x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise))
+            x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise, check=False))
             return
         if self.network is not None:
             embedding = row[None, self.columns : self.columns + self.embedded] if self.embedded else None
