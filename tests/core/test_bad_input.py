@@ -295,14 +295,22 @@ def test_a_network_that_answers_nan_is_told_where_its_answer_is_read() -> None:
         (lambda: ud.Schedule.cosine(2000.0), ValueError, "log_snr_max must be within.* got 2000.0, .* out as inf"),
         (lambda: ud.Schedule.cosine(15.0, -2000.0), ValueError, "log_snr_min must be within.* got -2000.0"),
         (lambda: ud.Schedule.sigmoid(log_snr_min=-2000.0), ValueError, "log_snr_min must be within.* as -inf"),
-        (lambda: ud.Schedule.cosine().log_snr(torch.tensor(0.3 + 1j)), TypeError, r"t must be real, got torch.complex64"),
+        (
+            lambda: ud.Schedule.cosine().log_snr(torch.tensor(0.3 + 1j)),
+            TypeError,
+            r"t must be real, got torch.complex64",
+        ),
         (lambda: ud.Schedule.cosine().log_snr(0.3 + 1j), TypeError, r"t must be real, got \(0.3\+1j\)"),  # pyright: ignore
         (
             lambda: core().chain(ud.TimeGrid.uniform(2), "posterior", x0_variance=torch.ones(2)),
             ValueError,
             "x0_variance is for variance 'optimal', got it with variance 'posterior'",
         ),
-        (lambda: ud.Sampler(core(), ud.TimeGrid.uniform(2), graph=True)(X), ValueError, "x must be on a GPU .* got cpu"),
+        (
+            lambda: ud.Sampler(core(), ud.TimeGrid.uniform(2), graph=True)(X),
+            ValueError,
+            "x must be on a GPU .* got cpu",
+        ),
         (lambda: ud.sample(core(), 3, device="gpu"), ValueError, "device must be cpu, cuda or cuda:N, .* got 'gpu'"),
         (lambda: ud.sample(core(), 3, device="cuda:99"), ValueError, "device must be .* got 'cuda:99'"),
         (lambda: ud.sample(core(), 3, generator=5), TypeError, "generator must be a Generator, got 5"),  # pyright: ignore
