@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from unidiff.cli import USAGE, main
 
@@ -298,3 +299,22 @@ def test_the_score_views_samplers_are_methods_too(method: str, tmp_path, monkeyp
     world = library.mixture_2d()
     error = (x.mean(0) - world.means[0].numpy()) / np.sqrt(world.covariances[0].diagonal().numpy() / 400)
     assert np.abs(error).max() < 6
+
+
+def test_a_run_that_is_done_says_so_and_one_on_a_folder_asks_for_it(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "4", "--device", "cpu"]
+    (tmp_path / "mine" / "digits").mkdir(parents=True)
+    for i in range(4):
+        Image.new("L", (4, 4), 60 * i).save(tmp_path / "mine" / "digits" / f"{i}.png")
+    own = ["train", "--out", "r", "--network", "mlp", *small]
+    assert main([*own, "--data", "mine/digits", "--steps", "3"]) == 0
+    capsys.readouterr()
+    assert main([*own, "--resume", "--steps", "4"]) == USAGE
+    assert "data must be given to resume: the run is on 'digits/'" in " ".join(capsys.readouterr().err.split())
+    assert main([*own, "--resume", "--data", "mine/digits", "--steps", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "nothing to train: the run is at step 3 after" in captured.err
+    assert json.loads(captured.out)["steps"] == 3
+    assert main([*own, "--resume", "--data", "mine/digits", "--steps", "4"]) == 0
+    assert "nothing to train" not in capsys.readouterr().err

@@ -239,3 +239,128 @@ def test_the_oracle_takes_the_same_conditions() -> None:
     mixture = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.mixture_2d()))
     with pytest.raises(ValueError, match=r"condition must have shape \[4\]"):
         mixture.predict(X.double(), 0.5, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF], ids=["nan", "inf"])
+def test_a_gaussian_of_values_that_are_not_finite_says_so_when_asked(bad: Tensor) -> None:
+    law = ud.Gaussian(X, torch.zeros_like(X))
+    with pytest.raises(ValueError, match="x must be finite; 2 of its 8 values"):
+        law.log_prob(bad)
+    with pytest.raises(ValueError, match="noise must be finite"):
+        law.sample(noise=bad)
+    for ask in (lambda g: g.sample(), lambda g: g.log_prob(X), lambda g: g.entropy(), law.kl):
+        with pytest.raises(ValueError, match="mean must be finite"):
+            ask(ud.Gaussian(bad, X))
+        with pytest.raises(ValueError, match=r"log_var must be below \+inf and not NaN"):
+            ask(ud.Gaussian(X, bad))
+
+
+@pytest.mark.parametrize(
+    ("mean", "log_var", "error", "message"),
+    [
+        (1.0, 2.0, TypeError, "mean must be a floating-point tensor, got float"),
+        (X, 2.0, TypeError, "log_var must be a floating-point tensor, got float"),
+        (X.long(), X, TypeError, r"mean must be a floating-point tensor, got torch.int64"),
+        (X[0], X[0], ValueError, r"mean must have shape \[B, \*event\], batch first, got \[2\]"),
+        (X[0, 0], X[0, 0], ValueError, r"mean must have shape \[B, \*event\], batch first, got \[\]"),
+    ],
+)
+def test_a_gaussian_is_of_a_floating_batch(mean, log_var, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ud.Gaussian(mean, log_var)
+
+
+def test_a_network_that_answers_nan_is_told_where_its_answer_is_read() -> None:
+    broken = core()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    answer = broken.predict(X, 0.5)
+    for kind in ("x0", "eps", "v", "score"):
+        with pytest.raises(FloatingPointError, match=f"the denoiser's {kind} must be finite, .* in 4 of 4 rows"):
+            getattr(answer, kind)
+    far = torch.full((1, 2), 1e20)
+    exact = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.mixture_2d()))
+    for kind in ("x0", "score"):
+        with pytest.raises(FloatingPointError, match=f"the denoiser's {kind} must be finite"):
+            getattr(exact.predict(far, 0.5), kind)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ud.Denoiser(3, (2,)), TypeError, "network must be callable.* got int"),  # pyright: ignore
+        (lambda: core(num_classes=-1), ValueError, "num_classes must be an integer of at least 1, got -1"),
+        (lambda: ud.Denoiser(lambda *a: a[0], (2,), num_classes=0), ValueError, "num_classes must be .* got 0"),
+        (lambda: ud.Schedule.learned(seed=-1), ValueError, r"seed must be an integer in 0 … 2\^63 - 1, got -1"),
+        (lambda: ud.Schedule.cosine(2000.0), ValueError, "log_snr_max must be within.* got 2000.0, .* out as inf"),
+        (lambda: ud.Schedule.cosine(15.0, -2000.0), ValueError, "log_snr_min must be within.* got -2000.0"),
+        (lambda: ud.Schedule.sigmoid(log_snr_min=-2000.0), ValueError, "log_snr_min must be within.* as -inf"),
+        (
+            lambda: ud.Schedule.cosine().log_snr(torch.tensor(0.3 + 1j)),
+            TypeError,
+            r"t must be real, got torch.complex64",
+        ),
+        (lambda: ud.Schedule.cosine().log_snr(0.3 + 1j), TypeError, r"t must be real, got \(0.3\+1j\)"),  # pyright: ignore
+        (
+            lambda: core().chain(ud.TimeGrid.uniform(2), "posterior", x0_variance=torch.ones(2)),
+            ValueError,
+            "x0_variance is for variance 'optimal', got it with variance 'posterior'",
+        ),
+        (
+            lambda: ud.Sampler(core(), ud.TimeGrid.uniform(2), graph=True)(X),
+            ValueError,
+            "x must be on a GPU .* got cpu",
+        ),
+        (lambda: ud.sample(core(), 3, device="gpu"), ValueError, "device must be cpu, cuda or cuda:N, .* got 'gpu'"),
+        (lambda: ud.sample(core(), 3, device="cuda:99"), ValueError, "device must be .* got 'cuda:99'"),
+        (lambda: ud.sample(core(), 3, generator=5), TypeError, "generator must be a Generator, got 5"),  # pyright: ignore
+        (lambda: ud.sample(core(), 3, grid="u"), TypeError, "grid must be a TimeGrid, got 'u'"),  # pyright: ignore
+        (lambda: ud.sample("core", 3), TypeError, "core must be a Diffusion, got 'core'"),  # pyright: ignore
+        (lambda: ud.sample(core(), 3, on_row=3), TypeError, "on_row must be callable.* got int"),  # pyright: ignore
+    ],
+)
+def test_arguments_that_were_taken_and_ignored_or_failed_deep_inside(make, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("what", ["drift", "diffusion2", "log_snr_derivative"])
+@pytest.mark.parametrize(
+    ("schedule", "t"),
+    [
+        (ud.Schedule.polynomial(0.5), 0.0),
+        (ud.Schedule.cosine(math.inf, -math.inf), 1.0),
+        (ud.Schedule.sigmoid(log_snr_max=math.inf, log_snr_min=-math.inf), 1.0),
+    ],
+)
+def test_a_rate_without_a_limit_is_an_error_that_names_the_time(what: str, schedule: ud.Schedule, t: float) -> None:
+    with pytest.raises(ValueError, match=rf"{what} has no value at t = \[{t}\]"):
+        getattr(schedule, what)(torch.tensor([t, 0.5], dtype=WIDE))
+    assert torch.isfinite(getattr(schedule, what)(0.5))
+
+
+def test_the_slope_of_an_infinite_log_snr_is_an_error_too() -> None:
+    with pytest.raises(ValueError, match=r"log_snr_derivative has no value at t = \[0.0\]"):
+        ud.Schedule.linear().log_snr_derivative(0.0)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"[1, 2]", b'{"times": ["a"]}', b'{"times": [0.5]}', b"{}"])
+def test_a_file_that_holds_no_grid_is_named(content: bytes, tmp_path) -> None:
+    path = tmp_path / "grid.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"path must hold a time grid .*grid\.json does not: "):
+        ud.TimeGrid.load(path)
+
+
+def test_the_prior_variance_is_the_optimal_one_in_vp_alone_and_in_ve_for_wide_data() -> None:
+    def worst(schedule: ud.Schedule, std: float) -> float:
+        world = Gaussian([0.0], [[std**2]])
+        exact, grid = ud.Diffusion(schedule, OracleDenoiser(world)), ud.TimeGrid.uniform(4)
+        prior, optimal = exact.chain(grid, "prior"), exact.chain(grid, "optimal")
+        x = torch.zeros(1, 1, dtype=WIDE)
+        return max(float((prior.step(x, k).var / optimal.step(x, k).var - 1).abs().max()) for k in range(1, 5))
+
+    vp = ud.Schedule.polynomial(1.0, 6.0, -6.0)
+    assert worst(vp, 1.0) < 1e-10
+    assert worst(vp.as_ve(), 1.0) > 10.0
+    assert worst(vp.as_ve(), 1e6) < 1e-6

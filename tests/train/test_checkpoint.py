@@ -139,3 +139,9 @@ def test_a_network_without_a_description_cannot_be_saved(tmp_path: Path) -> None
     core = ud.Diffusion(ud.Schedule.cosine(), ud.Denoiser(torch.nn.Linear(2, 2), (2,), "v"))
     with pytest.raises(ValueError, match=r"network must have config\(\) to be saved"):
         save_core(tmp_path / "c", core)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_core_is_loaded_onto_a_device_that_is_there(device: str, path: Path) -> None:
+    with pytest.raises(ValueError, match=f"device must be cpu, cuda or cuda:N, and be there, got '{device}'"):
+        load_core(path, device=device)

@@ -302,3 +302,44 @@ def test_each_epoch_sees_each_datum_once_from_any_position() -> None:
     assert sorted(first[:10].tolist()) == sorted(first[10:].tolist()) == list(range(10))
     assert first[:10].tolist() != first[10:].tolist()
     assert torch.equal(DataOrder(10, seed=3, position=4).next(9), first[4:13])
+
+
+@pytest.mark.parametrize("source", ["moons", "digits", "good.npz"])
+def test_a_split_that_is_none_is_refused_whatever_the_source(source: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", x=np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="unknown split 'tset'; did you mean 'test'"):
+        load_data(tmp_path / source if source.endswith("npz") else source, split="tset")  # pyright: ignore
+
+
+def test_what_has_no_test_part_says_so(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    for source in ("moons", "digits", tmp_path):
+        with pytest.raises(DataError, match="split must be 'train' for .* has no test part"):
+            load_data(source, split="test")
+
+
+def test_a_folder_is_not_named_like_a_data_set(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    monkeypatch.chdir(folder)
+    for source in (folder, f"{folder}/", "."):
+        assert load_data(source).name == "digits/"
+    assert load_data("digits").name == "digits"
+
+
+def test_a_folder_of_something_else_is_left_before_it_is_walked(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i:02}").mkdir()
+        for j in range(40):
+            (tmp_path / f"{i:02}" / f"{j}.txt").touch()
+    Image.new("L", (4, 4)).save(tmp_path / "39" / "a.png")
+    with pytest.raises(DataError, match="must be a folder of images .* of the first 1.* only 0 are images"):
+        load_data(tmp_path)
+
+
+def test_captions_beside_images_are_left_out(tmp_path: Path) -> None:
+    for i in range(1200):
+        (tmp_path / f"{i}.txt").touch()
+        Image.new("L", (1, 1)).save(tmp_path / f"{i}.png")
+    assert len(load_data(tmp_path)) == 1200

@@ -153,6 +153,14 @@ def test_metrics_refuse_what_is_no_sample() -> None:
         ({"preconditioning": "edm", "prediction": "v"}, "prediction must be 'x0' with EDM"),
         ({"amp": "bf16", "dtype": "float64"}, "dtype must be 'float32' with amp 'bf16'.* got 'float64'"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"multipliers": ()}, r"multipliers must be a tuple of at least one positive integer, got \(\)"),
+        ({"multipliers": 2}, "multipliers must be a tuple of at least one positive integer, got 2"),
+        ({"multipliers": (1, -1)}, r"multipliers\[1\] must be an integer of at least 1, got -1"),
+        ({"attention": (0,)}, r"attention\[0\] must be an integer of at least 1, got 0"),
+        ({"conditional": "yes"}, "conditional must be True or False, got 'yes'"),
+        ({"compile": 1}, "compile must be True or False, got 1"),
+        ({"device": "gpu"}, "device must be cpu, cuda or cuda:N, and be there, got 'gpu'"),
+        ({"device": "meta"}, "device must be cpu, cuda or cuda:N, and be there, got 'meta'"),
         ({"seed": 2**63}, r"seed must lie in 0 … 2\*\*63 - 1, got 9223372036854775808"),
     ],
 )
@@ -164,6 +172,12 @@ def test_bad_options_are_refused(options, message: str) -> None:
 def test_the_last_seed_trains_and_every_schedule_has_its_name() -> None:
     Trainer.start(dataclasses.replace(SMALL, seed=2**63 - 1, steps=1), moons()).fit()
     assert get_args(get_type_hints(TrainConfig)["schedule"]) == tuple(STANDARD)
+
+
+def test_a_gpu_that_is_not_there_is_missed_only_when_it_is_needed() -> None:
+    config = TrainConfig(steps=1, device="cuda:99")
+    with pytest.raises(ValueError, match="device must be .* and be there, got 'cuda:99'"):
+        _ = config.torch_device
 
 
 def test_options_survive_json() -> None:

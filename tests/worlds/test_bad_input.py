@@ -138,3 +138,64 @@ def test_draws_of_a_batch_are_one_each() -> None:
         batch.sample(5)
     with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         library.gaussian().sample(0)
+
+
+FAR = [(torch.float32, 1e20), (torch.float64, 1e200)]
+
+
+@pytest.mark.parametrize(("dtype", "size"), FAR)
+@pytest.mark.parametrize("world", [library.mixture_2d(), library.digits(9).diffuse(1.0, 0.5)], ids=["mixture", "cloud"])
+def test_a_point_out_of_the_dtype_s_reach_has_no_density_and_no_score(world, dtype: torch.dtype, size: float) -> None:
+    world = world.to(dtype)
+    x = torch.full((1, *world.event_shape), size, dtype=dtype)
+    assert world.log_prob(x).item() == -float("inf")
+    with pytest.raises(
+        ValueError, match=r"x must be so near that its squares fit float.*, got entries of size up to 1e\+"
+    ):
+        world.score(x)
+
+
+@pytest.mark.parametrize(("dtype", "size"), FAR)
+@pytest.mark.parametrize("world", [library.mixture_2d(), library.digits(9)], ids=["mixture", "cloud"])
+def test_a_point_out_of_the_dtype_s_reach_has_no_posterior(world, dtype: torch.dtype, size: float) -> None:
+    world = world.to(dtype)
+    with pytest.raises(ValueError, match=r"xt must be so near .* of size up to 1e\+"):
+        world.posterior(torch.full((1, *world.event_shape), size, dtype=dtype), 0.5, 0.5)
+
+
+def test_a_gaussian_reaches_as_far_as_its_dtype() -> None:
+    world = library.gaussian().to(torch.float32)
+    assert torch.isfinite(world.score(torch.full((1, 3), 1e20))).all()
+    with pytest.raises(ValueError, match=r"x must be so near .* of size up to 3e\+38"):
+        world.score(torch.full((1, 3), 3e38))
+
+
+def test_tilts_and_rewards_take_sequences() -> None:
+    world, x = library.mixture_2d(), torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    for A, b in ((None, [1.0, 2.0]), ([[2.0, 0.5], [0.5, 1.0]], [1, 2])):
+        tensors = [None if v is None else torch.tensor(v, dtype=torch.float64) for v in (A, b)]
+        assert torch.equal(world.tilt(A, b, 1.0)[1], world.tilt(*tensors, 1.0)[1])  # pyright: ignore
+    assert rewards.Linear([1.0, 2.0])(x).item() == 5.0  # pyright: ignore
+    assert rewards.Quadratic([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])(x).item() == -2.5  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda w: w.tilt(None, "ab", 1.0), ValueError, "b must be a sequence of numbers, got 'ab'"),
+        (lambda w: w.tilt("ab", None, 1.0), ValueError, "A must be a tensor or rows of numbers"),
+        (lambda w: w.tilt(None, [1.0], 1.0), ValueError, "b must have 2 entries"),
+        (lambda w: rewards.Linear("b"), ValueError, "b must be a sequence of numbers, got 'b'"),  # pyright: ignore
+        (lambda w: rewards.Quadratic(3), ValueError, r"A must be a floating-point tensor of shape"),  # pyright: ignore
+        (lambda w: rewards.LogDensity(3), TypeError, "gaussian must be a world N.m, C., got int"),  # pyright: ignore
+        (
+            lambda w: rewards.Linear(torch.ones(3))(w.means),
+            ValueError,
+            r"x must have 3 numbers a row.* got shape \[3, 2\]",
+        ),
+        (lambda w: rewards.Quadratic(torch.eye(3))(w.means), ValueError, "x must have 3 numbers a row"),
+    ],
+)
+def test_rewards_that_do_not_fit(use, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        use(library.mixture_2d())

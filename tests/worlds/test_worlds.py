@@ -286,3 +286,25 @@ def test_a_gpu_agrees_with_the_cpu(name: str) -> None:
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
     one, two = world.posterior(z, 0.7, 0.7).mean, there.posterior(z.cuda(), 0.7, 0.7).mean.cpu()
     torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "digits"])
+def test_a_world_moved_nowhere_is_itself(name: str) -> None:
+    world = library.get(name)
+    for same in (world.to(), world.to(torch.float64), world.to(device="cpu"), world.to(torch.float64, "cpu")):
+        assert same is world
+    assert world.to(torch.float32) is not world
+
+
+def test_draws_of_a_noised_data_set_have_its_moments_and_its_seed() -> None:
+    cloud = PointCloud([[-1.0, 0.5], [2.0, 0.0], [0.5, -1.5]], [0.2, 0.5, 0.3]).diffuse(0.8, 0.4)
+    n = 200_000
+    x = draws(cloud, n)
+    assert x.shape == (n, 2)
+    assert torch.equal(x, draws(cloud, n))
+    assert not torch.equal(x, draws(cloud, n, 1))
+    # Six standard errors; a square's spread is at most that of a fourth moment of 3² here.
+    assert ((x.mean(0) - cloud.mean).abs() < 6 * (cloud.variance / n).sqrt()).all()
+    assert ((torch.cov(x.T) - cloud.covariance).abs() < 6 * 3 / math.sqrt(n)).all()
+    batch = PointCloud([[1.0, 1.0]]).diffuse(torch.tensor([0.5, 2.0]), torch.tensor([0.0, 1e-9]))
+    torch.testing.assert_close(batch.sample(), torch.tensor([[0.5, 0.5], [2.0, 2.0]], dtype=torch.float64))

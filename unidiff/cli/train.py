@@ -1,6 +1,7 @@
 """``unidiff train``: the options are :class:`~unidiff.train.TrainConfig`'s own, with the defaults that suit the data."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +19,8 @@ def run(arguments: Sequence[str]) -> int:
 
     names = [field.name for field in dataclasses.fields(_config_type())]
     trainer = _resumed(options, arguments, names) if options.resume else _new(options, names)
+    if trainer.progress >= 1.0:
+        _say_done(trainer)
     with Bars() as bars:
 
         def on_log(trainer: Trainer, line: dict[str, float]) -> None:
@@ -28,6 +31,13 @@ def run(arguments: Sequence[str]) -> int:
     written = {"checkpoint": str(folder / "checkpoint.safetensors"), "metrics": str(folder / "metrics.jsonl")}
     written |= _sheet(core, folder / "samples.png", trainer.config.seed, trainer.data.image_shape)
     return tell(options.json, {"steps": trainer.step, "seconds": round(trainer.elapsed, 3), **written})
+
+
+def _say_done(trainer: Any) -> None:
+    config = trainer.config
+    budget = f"steps = {config.steps}" if config.steps is not None else f"minutes = {config.minutes:g}"
+    reached = f"step {trainer.step} after {trainer.elapsed / 60:.3g} minutes"
+    sys.stderr.write(f"unidiff: nothing to train: the run is at {reached}, at or beyond {budget}\n")
 
 
 def _config_type() -> Any:
@@ -71,6 +81,10 @@ def _resumed(options: Any, arguments: Sequence[str], names: list[str]) -> Any:
             data = load_data(options.data, dtype=_config_type().from_dict(kept).torch_dtype)
         elif options.data != own:
             raise ValueError(f"data cannot change on resume: the run has {own!r}, got {options.data!r}")
+    elif own is not None and own not in data_names():
+        raise ValueError(
+            f"data must be given to resume: the run is on {own!r}, a file or a folder; give --data its path"
+        )
     changes = {name: wanted for name, wanted in asked.items() if name in CHANGEABLE}
     return Trainer.resume(folder, data, out=str(folder), **changes)
 

@@ -67,21 +67,36 @@ def check_seed(value: int) -> int:
     return value
 
 
-def check_device(name: str) -> torch.device:
+def check_device(name: str | torch.device) -> torch.device:
     """The CPU or GPU of this name, if torch can compute there; else a ValueError with torch's reason."""
+    device = check_device_name(name)
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise _no_device(name, error) from None
+    return device
+
+
+def check_device_name(name: str | torch.device) -> torch.device:
+    """The CPU or GPU of this name, whether it is there or not; else a ValueError with torch's reason."""
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
             raise ValueError("unidiff computes on cpu and cuda")
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device must be cpu, cuda or cuda:N, and be there, got {name!r}: {reason}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _no_device(name, error) from None
     return device
 
 
+def _no_device(name: object, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0]
+    return ValueError(f"device must be cpu, cuda or cuda:N, and be there, got {str(name)!r}: {reason}")
+
+
 def as_float64(argument: str, value: Any) -> Tensor:
-    """A float64 tensor of ``value`` (number or tensor), on the tensor's own device; NaN is an error."""
+    """A float64 tensor of ``value`` (a real number or a tensor of them), on the tensor's own device; NaN is an error."""
+    if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
+        raise TypeError(f"{argument} must be real, got {value.dtype if isinstance(value, Tensor) else value!r}")
     out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
     if torch.isnan(out).any():
         raise ValueError(f"{argument} must not be NaN, got {_show(out)}")
@@ -119,11 +134,17 @@ def check_times(s: Time, t: Time) -> tuple[Tensor, Tensor]:
     return s64, t64
 
 
-def check_state(argument: str, value: Tensor, event_shape: tuple[int, ...] | None = None) -> Tensor:
-    """A floating batch ``[B, *E]``; with ``event_shape`` its trailing axes must be just those."""
+def check_floating(argument: str, value: Any) -> Tensor:
+    """``value`` if it is a tensor of floating-point numbers."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{argument} must be a floating-point tensor, got {kind}")
+    return value
+
+
+def check_state(argument: str, value: Tensor, event_shape: tuple[int, ...] | None = None) -> Tensor:
+    """A floating batch ``[B, *E]``; with ``event_shape`` its trailing axes must be just those."""
+    check_floating(argument, value)
     if value.ndim < 2 and event_shape is None:
         raise ValueError(f"{argument} must have shape [B, *event], batch first, got {list(value.shape)}")
     if event_shape is not None and tuple(value.shape[1:]) != tuple(event_shape):

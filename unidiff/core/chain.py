@@ -7,9 +7,12 @@ It is the VAE's decoder step, the ancestral sampler's step, the MDP's policy and
 with one of four variances, c = −expm1(λ_t − λ_s):
 
     posterior  σ_s² c                       exact when data are a point (Ho et al.'s β̃_t)
-    prior      σ_t² c = σ²_{t|s}            exact when data are N(0, I), up to the chain's scale (their β_t)
+    prior      σ_t² c = σ²_{t|s}            exact when VP and data are N(0, I) (their β_t)
     optimal    σ_s² c + b² Var[x_0|x_t]     exact in the second moment (Bao et al. 2022, eq. 7), b = α_s c
     learned    log-interpolation of the first two by the network's fraction (Nichol & Dhariwal 2021, eq. 15)
+
+The prior rule alone is no invariant of VP ↔ VE (item 7): σ_t² c/α_s² of the one is not that of the other. When VE it is
+the limit of infinitely wide data, and for N(0, I) too large by (1 + σ_t²)/(1 + σ_s²).
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class ReverseChain:
         grid: the times.
         variance: the rule.
         x0_variance: for ``"optimal"``, a table ``[N]`` of Var[x_0|x_{t_k}] per dimension (k = 1 … N), in x² units;
-            None asks the denoiser's own ``x0_variance(xt, level)``, which an exact denoiser has.
+            None asks the denoiser's own ``x0_variance(xt, level)``, which an exact denoiser has. An error with another rule.
 
     Raises:
         ValueError: an unknown rule; ``"learned"`` without a network that learns it; ``"optimal"`` without a source of
@@ -70,6 +73,8 @@ class ReverseChain:
         if variance == "optimal" and x0_variance is None and not hasattr(core.denoiser, "x0_variance"):
             raise ValueError("variance 'optimal' needs x0_variance, [N] values of Var[x0|xt], or an exact denoiser")
         if x0_variance is not None:
+            if variance != "optimal":
+                raise ValueError(f"x0_variance is for variance 'optimal', got it with variance {variance!r}")
             if x0_variance.shape != (grid.steps,):
                 raise ValueError(f"x0_variance must have shape [{grid.steps}], got {list(x0_variance.shape)}")
             if not bool(((x0_variance >= 0) & torch.isfinite(x0_variance)).all()):

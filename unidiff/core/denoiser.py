@@ -19,7 +19,7 @@ from typing import Literal, Protocol, cast, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_name, check_positive, right_expand
+from unidiff.core.boundary import check_count, check_name, check_positive, right_expand
 from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import KINDS, Kind, Prediction, conversion
 from unidiff.core.schedule import Schedule
@@ -63,7 +63,9 @@ class Denoiser(nn.Module):
         num_classes: for a conditional network; the condition ``num_classes`` is the null class.
 
     Raises:
-        ValueError: an unknown prediction or preconditioning, EDM with another prediction than x0, data_std not positive.
+        TypeError: a network that is not callable.
+        ValueError: an unknown prediction or preconditioning, EDM with another prediction than x0, data_std not positive,
+            num_classes below 1.
     """
 
     def __init__(
@@ -82,6 +84,10 @@ class Denoiser(nn.Module):
         check_positive("data_std", data_std)
         if preconditioning == "edm" and prediction != "x0":
             raise ValueError(f"prediction must be 'x0' with EDM preconditioning, got {prediction!r}")
+        if not callable(network):
+            raise TypeError(f"network must be callable, network(x, noise, condition), got {type(network).__name__}")
+        if num_classes is not None:
+            check_count("num_classes", num_classes)
         self.network = network
         if isinstance(event_shape, int) or not all(isinstance(n, int) and n > 0 for n in event_shape):
             raise ValueError(f"event_shape must be a tuple of positive integers, got {event_shape!r}")

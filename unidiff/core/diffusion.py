@@ -53,6 +53,7 @@ class Diffusion(nn.Module):
             ValueError: xt is not ``[B, *E]``, finite and in the network's dtype, t is outside [0, 1], an eps- or
                 score-network is asked at zero SNR, or condition and guidance are not what this denoiser takes
                 (:func:`~unidiff.core.boundary.check_condition`).
+            FloatingPointError: the answer, once it is read, is not finite (looked at on the CPU only).
         """
         condition = self.check_arguments("xt", xt, condition, guidance)
         check_batched("t", check_time("t", t), xt)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike
+from unidiff.core.boundary import check_alike, check_finite, check_floating
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -28,13 +28,20 @@ class Gaussian:
         log_var: natural log of the variance, any shape that broadcasts to ``mean``; −inf is a point mass.
 
     Raises:
-        ValueError: log_var does not broadcast to mean, or they differ in dtype or device.
+        TypeError: either is no floating-point tensor.
+        ValueError: mean has no axis for the batch and one for the event, log_var does not broadcast to it, or they differ
+            in dtype or device. NaN, an infinite mean and a variance of +∞ are refused by what is asked of the law: a law
+            that a loop builds is not looked at on its way.
     """
 
     mean: Tensor
     log_var: Tensor
 
     def __post_init__(self) -> None:
+        check_floating("mean", self.mean)
+        check_floating("log_var", self.log_var)
+        if self.mean.ndim < 2:
+            raise ValueError(f"mean must have shape [B, *event], batch first, got {list(self.mean.shape)}")
         if self.mean.dtype != self.log_var.dtype or self.mean.device != self.log_var.device:
             raise ValueError(
                 "mean and log_var must have one dtype and one device, got "
@@ -55,21 +62,37 @@ class Gaussian:
         """The standard deviation, in ``log_var``'s shape."""
         return (0.5 * self.log_var).exp()
 
-    def sample(self, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
-        """mean + std·ξ, ``[B, *E]``, with ξ ~ N(0, I) drawn from ``generator`` or given as ``noise``."""
+    def sample(
+        self, generator: torch.Generator | None = None, noise: Tensor | None = None, check: bool = True
+    ) -> Tensor:
+        """mean + std·ξ, ``[B, *E]``, with ξ ~ N(0, I) drawn from ``generator`` or given as ``noise``.
+
+        Loops that look at their end trust the law and the noise: ``check=False``.
+
+        Raises:
+            ValueError: noise unlike the mean, or values that are not finite (read on the CPU only: on a GPU looking
+                would wait for it).
+        """
+        if check:
+            self._check_values()
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         else:
             check_alike(mean=self.mean, noise=noise)
+            if check and not noise.is_cuda:
+                check_finite("noise", noise.detach())
         return self.mean + self.std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x`` ``[B, *E]``, in nats, ``[B]``.
 
         Raises:
-            ValueError: x differs from the mean in shape, dtype or device; a point mass (as all that follow).
+            ValueError: x differs from the mean in shape, dtype or device, or is not finite (read on the CPU only); a point
+                mass, or a law of values that are not finite (as all that follow).
         """
         check_alike(mean=self.mean, x=x)
+        if not x.is_cuda:
+            check_finite("x", x.detach())
         self._check_density()
         z2 = ((x - self.mean) * (-0.5 * self.log_var).exp()).square()
         return -0.5 * (z2 + self.log_var + _LOG_2PI).flatten(1).sum(1)
@@ -104,7 +127,16 @@ class Gaussian:
         self._check_density()
         other._check_density()
 
+    def _check_values(self) -> None:
+        if self.mean.is_cuda:
+            return
+        check_finite("mean", self.mean.detach())
+        # One pass over log_var: NaN and +∞ are no log-variance, −∞ is a point.
+        if not bool((self.log_var < math.inf).all()):
+            raise ValueError("log_var must be below +inf and not NaN, got values that are not (-inf is a point mass)")
+
     def _check_density(self) -> None:
+        self._check_values()
         if not self.log_var.is_cuda and bool(torch.isneginf(self.log_var).any()):
             raise ValueError(
                 "log_var is -inf: a point mass has no density; the last step needs a decoder "

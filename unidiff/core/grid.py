@@ -88,11 +88,11 @@ class TimeGrid:
 
     @staticmethod
     def load(path: str | Path) -> TimeGrid:
-        """Read what :meth:`save` wrote. Raises ValueError for a file that holds no grid."""
+        """Read what :meth:`save` wrote. Raises ValueError, with the path, for a file that holds no grid."""
         try:
             return TimeGrid(json.loads(Path(path).read_text())["times"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"path must hold a time grid ({{'times': [...]}}), {path} does not") from error
+        except (ValueError, KeyError, TypeError) as error:  # no text, no JSON, no times, or times that are no grid
+            raise ValueError(f"path must hold a time grid ({{'times': [...]}}), {path} does not: {error}") from error
 
     def __repr__(self) -> str:
         return f"TimeGrid({self.steps} steps from {self.times[0].item():g} to 1)"

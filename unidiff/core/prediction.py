@@ -72,7 +72,8 @@ class Prediction:
         known: the quantities given as such, by kind, each ``[B, *E]``; the first is what conversions start from.
         variance_fraction: for a learned variance, where between posterior (0) and prior (1) log-variance, ``[B, *E]``.
         guarded: whether a conversion that does not exist at this level raises (it reads the level's values, which
-            on a GPU waits for it); loops that checked their levels beforehand pass False.
+            on a GPU waits for it), and, on the CPU, an answer that is not finite (FloatingPointError); loops that
+            checked their levels beforehand, and look at their end, pass False.
     """
 
     xt: Tensor
@@ -117,12 +118,27 @@ class Prediction:
 
     def _get(self, target: Kind) -> Tensor:
         if target in self.known:
-            return self.known[target]
+            return self._finite(target, self.known[target])
         source, value = next(iter(self.known.items()))
         if self.guarded:
             _check_exists(source, target, self.level)
         p, q = conversion(source, target, self.level.alpha, self.level.sigma)
-        return right_expand(p, self.xt) * self.xt + right_expand(q, self.xt) * value
+        return self._finite(target, right_expand(p, self.xt) * self.xt + right_expand(q, self.xt) * value)
+
+    def _finite(self, target: Kind, value: Tensor) -> Tensor:
+        # On a GPU looking would wait for it.
+        if self.guarded and value.device.type == "cpu" and not bool(torch.isfinite(value.detach()).all()):
+            bad = int((~torch.isfinite(value.detach())).flatten(1).any(1).sum())
+            raise FloatingPointError(
+                f"the denoiser's {target} must be finite, got NaN or infinity in {bad} of {value.shape[0]} rows, "
+                f"at log-SNR {_span(self.level.log_snr.detach())}"
+            )
+        return value
+
+
+def _span(value: Tensor) -> str:
+    least, most = value.min().item(), value.max().item()
+    return f"{least:.4g}" if least == most else f"{least:.4g} … {most:.4g}"
 
 
 def check_informative(kind: Kind, alpha: Tensor) -> None:

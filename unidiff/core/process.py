@@ -4,9 +4,9 @@ r"""The forward kernels, between any two times s < t (Kingma et al. 2021, eq. 1�
     q(x_t|x_s) = N(α_{t|s} x_s, σ²_{t|s}),   α_{t|s} = α_t/α_s,   σ²_{t|s} = c σ_t²,   c = −expm1(λ_t − λ_s)
     q(x_s|x_t, x_0) = N(a x_t + b x_0, ς²), of the DDIM family with η = 1
 
-The family (Song et al. 2021, eq. 7) is every Gaussian reverse kernel that keeps the marginals: ς² = η² c σ_s²,
-a = √(σ_s² − ς²)/σ_t, b = α_s − a α_t. With ℓ = log(1 − η²c) this is a = (σ_s/σ_t) e^{ℓ/2} and, since
-α_t σ_s/(α_s σ_t) = e^{(λ_t − λ_s)/2},
+The family (Song et al. 2021, eq. 7) keeps the marginals at every ς² in [0, σ_s²], with a = √(σ_s² − ς²)/σ_t and
+b = α_s − a α_t. Here ς² = η² c σ_s² with η in [0, 1]: the part of it from no noise to Bayes. With ℓ = log(1 − η²c)
+this is a = (σ_s/σ_t) e^{ℓ/2} and, since α_t σ_s/(α_s σ_t) = e^{(λ_t − λ_s)/2},
 
     b = −α_s expm1(½ℓ + ½(λ_t − λ_s)),
 

@@ -21,7 +21,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_finite, check_name
+from unidiff.core.boundary import check_alike, check_count, check_device, check_finite, check_name
 from unidiff.core.chain import ReverseChain, Variance
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -44,7 +44,8 @@ class Sampler:
         eta: DDIM's η in [0, 1] (None: 0), or the SDE's, 0 or more (None: 1): how much noise a step draws again.
         variance: the reverse chain's variance rule, for ``"ancestral"`` alone.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
-        graph: whether a GPU run is captured once and replayed; None captures whenever the state is on a GPU.
+        graph: whether a GPU run is captured once and replayed; None captures whenever the state is on a GPU, True makes
+            a state on the CPU an error.
 
     Raises:
         ValueError: unknown method, η outside [0, 1], a variance or η that the method does not take, a grid on which
@@ -104,6 +105,8 @@ class Sampler:
         """
         if x.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"x must be float32 or wider (the chain's state is never half precision), got {x.dtype}")
+        if self.graph and not x.is_cuda:
+            raise ValueError(f"x must be on a GPU with graph=True (only there is a run captured), got {x.device}")
         condition = self.core.check_arguments("x", x, condition, self.guidance)
         if noise is not None:
             if noise.shape != (self.table.rows, *x.shape):
@@ -207,7 +210,7 @@ class _Loop:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         if self.chain is not None:
             prediction = self.denoiser(x, level, self.condition, self.guidance)
-            x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise))
+            x.copy_(self.chain.kernel(x, step, prediction).sample(noise=noise, check=False))
             return
         if self.network is not None:
             embedding = row[None, self.columns : self.columns + self.embedded] if self.embedded else None
@@ -297,6 +300,11 @@ def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tenso
     return cast
 
 
+def _check_type(argument: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be a {kind.__name__}, got {value!r}")
+
+
 def sample(
     core: Diffusion,
     n: int,
@@ -329,16 +337,24 @@ def sample(
         on_row: progress, called with (rows done, rows).
 
     Raises:
-        ValueError: as :class:`Sampler`; n or steps below 1; another dtype.
+        TypeError: core, generator, grid or on_row of another type.
+        ValueError: as :class:`Sampler`; n or steps below 1; another dtype; a device that is not there.
         FloatingPointError: the run ended in values that are not finite.
     """
+    _check_type("core", core, Diffusion)
     check_count("n", n)
     check_name("method", method, METHODS)
+    if generator is not None:
+        _check_type("generator", generator, torch.Generator)
+    if grid is not None:
+        _check_type("grid", grid, TimeGrid)
+    if on_row is not None and not callable(on_row):
+        raise TypeError(f"on_row must be callable, on_row(done, rows), got {type(on_row).__name__}")
     grid = default_grid(core.schedule, check_count("steps", steps), method) if grid is None else grid
     sampler = Sampler(core, grid, method, eta=eta, variance=variance, guidance=guidance)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    device = core.home(generator) if device is None else device
+    device = core.home(generator) if device is None else check_device(device)
     x = core.prior(n, generator, torch.empty(0, dtype=dtype, device=device))
     if isinstance(condition, Tensor):
         condition = condition.to(device)

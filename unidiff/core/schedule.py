@@ -58,8 +58,13 @@ class Schedule(ABC):
         return self._log_snr(check_time("t", t))
 
     def log_snr_derivative(self, t: Time) -> Tensor:
-        """dλ/dt, per unit of time, float64, in t's shape; never positive."""
-        return self._log_snr_derivative(check_time("t", t))
+        """dλ/dt, per unit of time, float64, in t's shape; never positive.
+
+        Raises:
+            ValueError: t outside [0, 1], or at an end where λ is infinite or infinitely steep.
+        """
+        t = check_time("t", t)
+        return _known("log_snr_derivative", t, self._log_snr_derivative(t))
 
     def time(self, log_snr: Time) -> Tensor:
         """The t at which λ(t) = log_snr, float64. Raises ValueError outside [λ(1), λ(0)]."""
@@ -96,7 +101,8 @@ class Schedule(ABC):
         """f(t) = d log α/dt of the forward SDE dz = f z dt + g dW, per unit of time, float64, in t's shape.
 
         Raises:
-            ValueError: t outside [0, 1], or at an end where λ is infinite and this kind's f has no known limit.
+            ValueError: t outside [0, 1], or at an end where λ is infinite or infinitely steep and f has no finite limit
+                that this kind knows.
         """
         t = check_time("t", t)
         return _known("drift", t, -0.5 * self._rate(t)) if self.variance_preserving else torch.zeros_like(t)
@@ -223,9 +229,11 @@ class Schedule(ABC):
 
 
 def _known(name: str, t: Tensor, value: Tensor) -> Tensor:
-    if torch.isnan(value).any():
+    lost = ~torch.isfinite(value.detach())
+    if lost.any():
         raise ValueError(
-            f"{name} has no value at t = {t[torch.isnan(value)].flatten()[:4].tolist()}: log-SNR is infinite"
+            f"{name} has no value at t = {t.detach()[lost].flatten()[:4].tolist()}: "
+            "the log-SNR is infinite or infinitely steep there"
         )
     return value
 

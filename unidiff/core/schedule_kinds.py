@@ -87,6 +87,17 @@ class _Cut(Schedule):
                 "log_snr must decrease: log_snr_max must exceed log_snr_min, "
                 f"got log_snr_max = {self.log_snr_max} and log_snr_min = {self.log_snr_min}"
             )
+        # A cut so far out that its u or w underflows would be no cut, or one elsewhere.
+        ends = self._log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        for name, end, asked in zip(("log_snr_max", "log_snr_min"), ends, self._cuts(), strict=True):
+            if math.isfinite(asked) and not abs(end - asked) <= 1e-6 * max(1.0, abs(asked)):
+                raise ValueError(
+                    f"{name} must be within float64's reach (about ±1400), or infinite for no cut, "
+                    f"got {asked}, which comes out as {end:.6g}"
+                )
+
+    def _cuts(self) -> tuple[float, float]:
+        return self.log_snr_max, self.log_snr_min
 
     def _parent(self, u: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError

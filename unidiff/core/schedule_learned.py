@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unidiff.core.boundary import check_count
+from unidiff.core.boundary import check_count, check_seed
 from unidiff.core.schedule import Schedule
 
 _BISECTIONS = 60
@@ -33,6 +33,7 @@ class Learned(nn.Module, Schedule):
                 f"got log_snr_max = {log_snr_max} and log_snr_min = {log_snr_min}"
             )
         check_count("units", units)
+        check_seed(seed)
         self._built_with = {
             "log_snr_max": log_snr_max, "log_snr_min": log_snr_min, "units": units, "seed": seed
         }  # fmt: skip

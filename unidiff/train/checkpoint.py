@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from unidiff.core.boundary import check_device
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train.build import describe, rebuild
@@ -105,7 +106,9 @@ def load_core(path: str | Path, ema: bool = True, device: torch.device | str = "
 
     Raises:
         CheckpointError: as :func:`read`, and for tensors that do not fit the core described.
+        ValueError: a device that is not there.
     """
+    device = check_device(device)
     return restore_core(read(path), path, ema).to(device)
 
 

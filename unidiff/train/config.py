@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from unidiff.core.boundary import check_count, check_device, check_name, check_positive
+from unidiff.core.boundary import check_count, check_device, check_device_name, check_name, check_positive
 from unidiff.core.denoiser import PRECONDITIONINGS, Preconditioning
 from unidiff.core.prediction import KINDS, Kind
 from unidiff.train.objective import LOSSES, Loss
@@ -36,6 +36,9 @@ _COUNTS = {
     "width": 1, "depth": 1, "blocks": 1, "probes": 1, "batch_size": 1, "warmup": 0, "log_every": 1,
     "checkpoint_every": 1, "seed": 0,
 }  # fmt: skip
+_SIZES = {"multipliers": 1, "attention": 0}
+"""Sequences of positive integers, and how many they hold at least."""
+_SWITCHES = ("fourier_features", "conditional", "compile", "tensorboard")
 _SEEDS = 2**63
 """As many as torch's and the data order's generators tell apart, with room for the seed that follows."""
 
@@ -86,7 +89,8 @@ class TrainConfig:
 
     Raises:
         ValueError: an unknown name (with the nearest known one), a number out of range, two options that contradict
-            each other, or not just one of steps and minutes.
+            each other, or not just one of steps and minutes. A device must be spelt right; that it is there is asked
+            only by :attr:`torch_device`.
     """
 
     schedule: ScheduleName = "cosine"
@@ -160,8 +164,13 @@ class TrainConfig:
                 f"loss {self.loss!r} differentiates the network's own derivative: amp must be 'none' and compile False, "
                 f"got amp = {self.amp!r} and compile = {self.compile}"
             )
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "attention", tuple(self.attention))
+        for name, least in _SIZES.items():
+            object.__setattr__(self, name, _sizes(name, getattr(self, name), least))
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.device != "auto":
+            check_device_name(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -189,3 +198,10 @@ class TrainConfig:
         for name in values:
             check_name("option", name, [f.name for f in fields(TrainConfig)])
         return TrainConfig(**values)
+
+
+def _sizes(name: str, value: Any, least: int) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or len(value) < least:
+        some = "at least one positive integer" if least else "positive integers"
+        raise ValueError(f"{name} must be a tuple of {some}, got {value!r}")
+    return tuple(check_count(f"{name}[{i}]", size) for i, size in enumerate(value))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite, nearest
+from unidiff.core.boundary import check_finite, check_name, nearest
 from unidiff.train.digest import digest
-from unidiff.train.files import DataError, Split, image_files, image_size, npz_shape, read_folder, read_npz
+from unidiff.train.files import SPLITS, DataError, Split, image_files, image_size, npz_shape, read_folder, read_npz
 from unidiff.train.toys import TOYS, draw
 
 MOST_CLASSES = 100_000
@@ -33,7 +33,7 @@ class Dataset:
     Attributes:
         x: ``[N, *E]``, floating point, finite.
         labels: classes ``[N]``, int64 in 0 … num_classes − 1, or None.
-        name: what was asked for.
+        name: what was asked for; a file's own name, a folder's with a slash, so that neither is that of a named data set.
         scale: the width in x of one unit of the raw data; 2/255 for bytes, 1 for real numbers.
         image_shape: ``(C, H, W)`` if the data are images (even when x is flat), C being 1 or 3; else None.
         no_labels: why the source's labels are not here, if it has some that are no classes.
@@ -153,24 +153,27 @@ def load_data(
             ``[N, D]``, ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]``; or a folder of images of one size, or of one
             such folder for each class.
         n: how many points of a toy.
-        split: which part of a file that has both (``x_test``, ``test_images``); digits and toys have no test part.
+        split: which part of a file that has both (``x_test``, ``test_images``); digits, toys and folders have no test part.
         dtype: of x.
         generator: the source of a toy's points.
 
     Raises:
-        DataError: an unknown name (with the nearest), a file that is missing, empty, truncated, holds objects, NaN,
-            infinity or numbers beyond :data:`LARGEST`; images that differ in size, or have 2 or 4 channels. Labels that
-            are no classes are an error only once they are asked for (:meth:`Dataset.labelled`).
+        DataError: an unknown name (with the nearest), the test part of what has none, a file that is missing, empty,
+            truncated, holds objects, NaN, infinity or numbers beyond :data:`LARGEST`; images that differ in size, or have
+            2 or 4 channels. Labels that are no classes are an error only once they are asked for
+            (:meth:`Dataset.labelled`).
     """
-    name = str(source)
+    name, path = str(source), Path(source).expanduser()
+    check_name("split", split, SPLITS)
+    if split == "test" and (name in names() or path.is_dir()):
+        raise DataError(f"split must be 'train' for {name!r}, which has no test part, got 'test'")
     if name in TOYS:
         return Dataset(draw(name, n, generator).to(dtype), name=name)
     if name == "digits":
         return _digits(dtype)
-    path = Path(source).expanduser()
     if path.is_dir():
         images, labels, why = read_folder(path)
-        return _bytes(path, images, labels, 255, dtype, why)
+        return _bytes(f"{path.absolute().name}/", path, images, labels, 255, dtype, why)
     if not path.exists():
         raise DataError(f"unknown data {name!r} (and no such file or folder); {nearest(name, names())}, or a path")
     if path.suffix.lower() != ".npz":
@@ -193,7 +196,7 @@ def _digits(dtype: torch.dtype) -> Dataset:
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)
-    return _bytes("digits", np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(target), 16, dtype)
+    return _bytes("digits", "digits", np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(target), 16, dtype)
 
 
 def _arrays(path: Path, x: np.ndarray, y: np.ndarray | None, dtype: torch.dtype) -> Dataset:
@@ -204,7 +207,7 @@ def _arrays(path: Path, x: np.ndarray, y: np.ndarray | None, dtype: torch.dtype)
     if x.dtype.kind in "iu" and x.ndim >= 3 and x.min() >= 0 and x.max() <= 255:
         x = x.astype(np.uint8)
     if x.dtype == np.uint8:
-        return _bytes(path, x, y, 255, dtype)
+        return _bytes(path.name, path, x, y, 255, dtype)
     if x.dtype.kind not in "fiu":
         raise DataError(f"{path}: data must be numbers, got dtype {x.dtype}")
     values = _as_images(x.astype(np.float64))
@@ -219,6 +222,7 @@ def _arrays(path: Path, x: np.ndarray, y: np.ndarray | None, dtype: torch.dtype)
 
 
 def _bytes(
+    name: str,
     source: str | Path,
     raw: np.ndarray,
     y: np.ndarray | None,
@@ -226,7 +230,7 @@ def _bytes(
     dtype: torch.dtype,
     no_labels: str | None = None,
 ) -> Dataset:
-    scale, name = 2.0 / top, Path(source).name
+    scale = 2.0 / top
     raw = _as_images(raw)
     if raw.ndim == 4 and raw.shape[1] not in (1, 3):
         raise DataError(

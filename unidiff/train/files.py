@@ -5,14 +5,16 @@ Images become bytes. One of 16 bits has u = 257 b for a byte b (257·255 = 65535
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 _X_KEYS = {
     "train": ("x", "images", "data", "x_train", "train_images", "arr_0"),
@@ -25,6 +27,10 @@ _Y_KEYS = {
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _BYTE_MODES = {"1": "L", "L": "L", "LA": "RGBA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 """Pillow's modes of at most 8 bits, and what each is read as."""
+
+
+_MOST_STRANGERS = 1000
+"""Beyond the images found: a walk that meets more files and folders without one is of a disk, not of a data set."""
 
 
 class DataError(ValueError):
@@ -96,12 +102,30 @@ def read_folder(path: Path) -> tuple[np.ndarray, np.ndarray | None, str | None]:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The images below a folder, sorted; hidden files, and what macOS puts into archives, left out. Raises DataError."""
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
-    files = [f for f in files if not any(p.startswith(".") or p == "__MACOSX" for p in f.relative_to(path).parts)]
+    """The images below a folder, sorted; hidden files, and what macOS puts into archives, left out.
+
+    Raises:
+        DataError: no images, or so few among the files and folders first met that the folder is of something else.
+    """
+    files, strangers = [], 0
+    for folder, below, names in os.walk(path):
+        below[:] = sorted(name for name in below if not _hidden(name))
+        found = [Path(folder, name) for name in names if not _hidden(name)]
+        images = [f for f in found if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()]
+        files += images
+        strangers += 1 + len(found) - len(images)
+        if strangers > _MOST_STRANGERS + len(files):
+            raise DataError(
+                f"{path} must be a folder of images ({', '.join(_IMAGE_SUFFIXES)}): "
+                f"of the first {strangers + len(files)} files and folders below it only {len(files)} are images"
+            )
     if not files:
         raise DataError(f"{path} holds no images ({', '.join(_IMAGE_SUFFIXES)})")
-    return files
+    return sorted(files)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def image_size(path: Path) -> tuple[int, int]:

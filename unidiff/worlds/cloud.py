@@ -22,7 +22,8 @@ from unidiff.worlds.estimate import Estimate, monte_carlo
 from unidiff.worlds.gaussian import as_parameter
 from unidiff.worlds.mixture import draw_index, log_simplex
 from unidiff.worlds.normals import check_quadratic
-from unidiff.worlds.world import Scale, World, check_query, noise_scales
+from unidiff.worlds.rewards import Matrix, Vector
+from unidiff.worlds.world import Scale, World, check_query, check_reach, noise_scales
 
 # Entries of a block of differences [rows, N, D]: within a core's cache, or enough to fill a GPU (1 GB in float64).
 _BLOCK = {"cpu": 2**18, "cuda": 2**27}
@@ -163,9 +164,12 @@ class PointCloud(World):
         if s.device.type == "cpu" and bool((s == 0).any()):
             raise ValueError("sigma must be positive for the posterior of a data set, got 0")
         one = self.points.new_ones(())
-        return self.of(self.points, torch.log_softmax(self._joint(xt, a, s)[0], 1), one, 0 * one)
+        log_weights = torch.log_softmax(self._joint(xt, a, s)[0], 1)
+        if check:
+            check_reach("xt", xt, one, log_weights)
+        return self.of(self.points, log_weights, one, 0 * one)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
+    def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """The points re-weighted by e^{r/β}, and log Z = log Σ w_i e^{r(x_i)/β}."""
         A, b = check_quadratic(A, b, beta, self.points.flatten(1))
         flat = self.points.flatten(1).to(torch.float64)
@@ -182,7 +186,8 @@ class PointCloud(World):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The world in another dtype or on another device."""
         parts = (self.points, self.log_weights, self.alpha, self.sigma)
-        return self.of(*(v.to(device=device, dtype=dtype) for v in parts))
+        moved = tuple(v.to(device=device, dtype=dtype) for v in parts)
+        return self if all(a is b for a, b in zip(moved, parts, strict=True)) else self.of(*moved)
 
     def _reweigh(self, gain: Tensor) -> tuple[Self, Tensor]:
         self._check_noiseless("tilt")
@@ -194,7 +199,9 @@ class PointCloud(World):
     def _log_prob(self, x: Tensor) -> Tensor:
         half_log = self.sigma.log() + 0.5 * math.log(2 * math.pi)
         joint, nearest = self._joint(x, self.alpha, self.sigma)
-        return torch.logsumexp(joint, 1) + nearest - self.dim * half_log
+        # Where even the nearest point's square overflows, joint is ∞ − ∞; the density is 0 there.
+        total = torch.where(torch.isneginf(nearest), nearest, torch.logsumexp(joint, 1) + nearest)
+        return total - self.dim * half_log
 
     def _score(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)

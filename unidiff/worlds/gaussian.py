@@ -18,7 +18,8 @@ from torch import Tensor
 from unidiff.core.level import NoiseLevel
 from unidiff.worlds.estimate import Estimate
 from unidiff.worlds.normals import Normals
-from unidiff.worlds.world import Scale, World, check_query, noise_scales
+from unidiff.worlds.rewards import Matrix, Vector
+from unidiff.worlds.world import Scale, World, check_query, check_reach, noise_scales
 
 
 class Gaussian(World):
@@ -96,9 +97,12 @@ class Gaussian(World):
         if check:
             check_query("xt", xt, self)
         a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
-        return self.of(self.normals.bayes(xt, a, s)[0])
+        normals = self.normals.bayes(xt, a, s)[0]
+        if check:
+            check_reach("xt", xt, normals.mean)
+        return self.of(normals)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
+    def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """N((S⁻¹ + A/β)⁻¹(S⁻¹m + b/β), (S⁻¹ + A/β)⁻¹) and log Z."""
         normals, log_z = self.normals.tilt(A, b, beta)
         return self.of(normals), log_z
@@ -120,7 +124,8 @@ class Gaussian(World):
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The world in another dtype or on another device."""
-        return self.of(self.normals.to(dtype, device))
+        normals = self.normals.to(dtype, device)
+        return self if normals is self.normals else self.of(normals)
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return self.normals.log_prob(x)

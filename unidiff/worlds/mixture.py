@@ -19,7 +19,8 @@ from unidiff.core.boundary import check_count
 from unidiff.worlds.estimate import Estimate, monte_carlo, normal_expectation
 from unidiff.worlds.gaussian import as_parameter
 from unidiff.worlds.normals import Normals
-from unidiff.worlds.world import Scale, World, check_query, noise_scales
+from unidiff.worlds.rewards import Matrix, Vector
+from unidiff.worlds.world import Scale, World, check_query, check_reach, noise_scales
 
 
 class GaussianMixture(World):
@@ -141,9 +142,12 @@ class GaussianMixture(World):
             check_query("xt", xt, self)
         a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
         components, evidence = self.components.bayes(xt[:, None], a, s)
-        return self.of(torch.log_softmax(self.log_weights + evidence, -1), components)
+        law = self.of(torch.log_softmax(self.log_weights + evidence, -1), components)
+        if check:
+            check_reach("xt", xt, components.mean, law.log_weights)
+        return law
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
+    def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """Each component tilted, weights w_k Z_k / Z, and log Z = log Σ w_k Z_k."""
         components, log_z = self.components.tilt(A, b, beta)
         joint = self.log_weights + log_z
@@ -168,7 +172,9 @@ class GaussianMixture(World):
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The world in another dtype or on another device."""
-        return self.of(self.log_weights.to(device=device, dtype=dtype), self.components.to(dtype, device))
+        log_weights, components = self.log_weights.to(device=device, dtype=dtype), self.components.to(dtype, device)
+        same = log_weights is self.log_weights and components is self.components
+        return self if same else self.of(log_weights, components)
 
     def _centred(self) -> Tensor:
         return self.components.mean - self.mean.unsqueeze(-2)

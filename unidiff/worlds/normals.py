@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_finite, check_positive
-from unidiff.worlds.rewards import check_symmetric
+from unidiff.worlds.rewards import Matrix, Vector, as_matrix, as_vector, check_symmetric
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -113,7 +113,7 @@ class Normals:
         mean = self.mean + _rotate(self.basis, alpha * self.values / noised * y)
         return Normals(mean, self.basis, self.values * sigma**2 / noised), _log_density(y, noised)
 
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Normals, Tensor]:
+    def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Normals, Tensor]:
         """The laws ∝ density · exp((−½ xᵀA x + bᵀx)/β), and their log Z, ``[*S]``; worked in float64."""
         A, b = check_quadratic(A, b, beta, self.mean)
         mean, basis, values = (v.to(torch.float64) for v in (self.mean, self.basis, self.values))
@@ -157,14 +157,18 @@ class Normals:
             raise ValueError("the law has no density: a variance is 0 (a posterior at sigma = 0 is a point)")
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Normals:
-        """The stack in another dtype or on another device."""
-        return Normals(*(v.to(device=device, dtype=dtype) for v in (self.mean, self.basis, self.values)))
+        """The stack in another dtype or on another device; itself where nothing changes."""
+        parts = (self.mean, self.basis, self.values)
+        moved = tuple(v.to(device=device, dtype=dtype) for v in parts)
+        return self if all(a is b for a, b in zip(moved, parts, strict=True)) else Normals(*moved)
 
 
-def check_quadratic(A: Tensor | None, b: Tensor | None, beta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+def check_quadratic(A: Matrix | None, b: Vector | None, beta: float, like: Tensor) -> tuple[Tensor, Tensor]:
     """A ``[D, D]`` and b ``[D]`` in float64 on ``like`` ``[..., D]``'s device, zeros where None; beta checked."""
     check_positive("beta", beta)
     dim = like.shape[-1]
+    A = None if A is None else as_matrix("A", A)
+    b = None if b is None else as_vector("b", b)
     if A is not None and A.shape != (dim, dim):
         raise ValueError(f"A must have shape [{dim}, {dim}], got {list(A.shape)}")
     if b is not None and b.numel() != dim:

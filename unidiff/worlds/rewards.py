@@ -7,16 +7,20 @@ c = −½ mᵀC⁻¹m − ½ log|2πC|.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite
+from unidiff.core.boundary import as_sequence, check_finite
 
 if TYPE_CHECKING:
     from unidiff.worlds.gaussian import Gaussian
+
+Vector = Tensor | Sequence[float]
+Matrix = Tensor | Sequence[Sequence[float]]
 
 
 @runtime_checkable
@@ -37,17 +41,17 @@ class Linear:
     """r(x) = bᵀx.
 
     Attributes:
-        b: D entries (any shape), in units of reward/x.
+        b: D entries (any shape; numbers become float64), in units of reward/x.
     """
 
     b: Tensor
 
     def __post_init__(self) -> None:
-        check_finite("b", self.b)
+        object.__setattr__(self, "b", check_finite("b", as_vector("b", self.b)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """r at ``x`` ``[B, *E]``, ``[B]``."""
-        return x.flatten(1) @ self.b.to(x).flatten()
+        return _flat(x, self.b.numel()) @ self.b.to(x).flatten()
 
     def coefficients(self) -> tuple[None, Tensor, float]:
         """(None, b, 0)."""
@@ -67,15 +71,15 @@ class Quadratic:
     b: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_symmetric("A", self.A)
+        object.__setattr__(self, "A", check_symmetric("A", as_matrix("A", self.A)))
         if self.b is not None:
-            check_finite("b", self.b)
+            object.__setattr__(self, "b", check_finite("b", as_vector("b", self.b)))
             if self.b.numel() != self.A.shape[0]:
                 raise ValueError(f"b must have {self.A.shape[0]} entries, as A has rows, got {self.b.numel()}")
 
     def __call__(self, x: Tensor) -> Tensor:
         """r at ``x`` ``[B, *E]``, ``[B]``."""
-        flat = x.flatten(1)
+        flat = _flat(x, self.A.shape[0])
         curved = -0.5 * (flat * (flat @ self.A.to(x))).sum(1)
         return curved if self.b is None else curved + flat @ self.b.to(x).flatten()
 
@@ -95,6 +99,8 @@ class LogDensity:
     gaussian: Gaussian
 
     def __post_init__(self) -> None:
+        if not hasattr(self.gaussian, "normals"):
+            raise TypeError(f"gaussian must be a world N(m, C), got {type(self.gaussian).__name__}")
         if self.gaussian.batch is not None:
             raise ValueError(f"gaussian must be one law, got a batch of {self.gaussian.batch}")
 
@@ -109,6 +115,28 @@ class LogDensity:
         b = precision @ normals.mean
         log_det = normals.values.log().sum() + normals.dim * math.log(2 * math.pi)
         return precision, b, -0.5 * (normals.mean @ b + log_det)
+
+
+def as_vector(argument: str, value: Any) -> Tensor:
+    """A tensor as it is; a sequence of numbers as float64 ``[D]``."""
+    return value if isinstance(value, Tensor) else as_sequence(argument, value)
+
+
+def as_matrix(argument: str, value: Any) -> Tensor:
+    """A tensor as it is; rows of numbers as float64 ``[D, D]``."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{argument} must be a tensor or rows of numbers [D, D], got {value!r}") from None
+
+
+def _flat(x: Tensor, dim: int) -> Tensor:
+    flat = x.flatten(1)
+    if flat.shape[1] != dim:
+        raise ValueError(f"x must have {dim} numbers a row, as the reward has, got shape {list(x.shape)}")
+    return flat
 
 
 def check_symmetric(argument: str, matrix: Tensor) -> Tensor:

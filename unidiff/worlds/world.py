@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_state
 from unidiff.worlds.estimate import Estimate
-from unidiff.worlds.rewards import QuadraticReward
+from unidiff.worlds.rewards import Matrix, QuadraticReward, Vector
 
 Scale = float | Tensor
 
@@ -100,7 +100,8 @@ class World(ABC):
         """The log density at ``x`` ``[B, *E]``, in nats, ``[B]``. Loops that may diverge trust x: ``check=False``.
 
         Raises:
-            ValueError: x does not fit the world or is not finite, or the law has no density (a cloud without noise).
+            ValueError: x does not fit the world or is not finite, or the law has no density (a cloud without noise). So
+                far out that it overflows the dtype, the answer is −∞.
         """
         if check:
             check_query("x", x, self)
@@ -111,12 +112,13 @@ class World(ABC):
         """∇ log p at ``x`` ``[B, *E]``, in closed form, ``[B, *E]``, in units of 1/x; ``check`` as in :meth:`log_prob`.
 
         Raises:
-            ValueError: as in :meth:`log_prob`.
+            ValueError: as in :meth:`log_prob`, and x so far out that its squares overflow the dtype (seen on the CPU only).
         """
-        if check:
-            check_query("x", x, self)
-            self._check_density()
-        return self._score(x)
+        if not check:
+            return self._score(x)
+        check_query("x", x, self)
+        self._check_density()
+        return check_reach("x", x, self._score(x))
 
     def sample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """``n`` draws of one law, ``[n, *E]``; of a batch, one draw for each row (n left out), ``[B, *E]``."""
@@ -146,16 +148,17 @@ class World(ABC):
         ``check`` as in :meth:`log_prob`.
 
         Raises:
-            ValueError: xt does not fit the world or is not finite, or alpha and sigma as in :meth:`diffuse`.
+            ValueError: xt does not fit the world, is not finite or is so far out that its squares overflow the dtype (seen
+                on the CPU only), or alpha and sigma as in :meth:`diffuse`.
         """
 
     @abstractmethod
-    def tilt(self, A: Tensor | None, b: Tensor | None, beta: float) -> tuple[Self, Tensor]:
+    def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """The law ∝ p(x) e^{r(x)/β} and log Z, for r(x) = −½ xᵀA x + bᵀx over the flattened datum.
 
         Args:
-            A: symmetric ``[D, D]``, in units of reward/x²; None for none.
-            b: D entries, in units of reward/x; None for none.
+            A: symmetric ``[D, D]``, a tensor or numbers, in units of reward/x²; None for none.
+            b: D entries, a tensor or numbers, in units of reward/x; None for none.
             beta: the KL temperature, in units of reward.
 
         Returns:
@@ -215,6 +218,20 @@ def check_query(argument: str, x: Tensor, world: Prior) -> Tensor:
     if world.batch is not None and x.shape[0] != world.batch:
         raise ValueError(f"{argument} must hold {world.batch} rows, one for each law of the batch, got {x.shape[0]}")
     return x
+
+
+def check_reach(argument: str, x: Tensor, *answers: Tensor) -> Tensor:
+    """The first of ``answers`` if none holds NaN and it is finite, else an error that says how far out ``x`` lies."""
+    first = answers[0].detach()
+    # On a GPU looking would wait for it.
+    if first.device.type == "cpu" and not (
+        bool(torch.isfinite(first).all()) and not any(bool(torch.isnan(v.detach()).any()) for v in answers[1:])
+    ):
+        raise ValueError(
+            f"{argument} must be so near that its squares fit {str(x.dtype).removeprefix('torch.')}, "
+            f"got entries of size up to {float(x.detach().abs().max()):.3g}"
+        )
+    return answers[0]
 
 
 def noise_scales(alpha: Scale, sigma: Scale, world: Prior, rows: int | None = None) -> tuple[Tensor, Tensor]:
