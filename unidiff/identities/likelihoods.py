@@ -32,7 +32,7 @@ def _flows(case: Case) -> bool:
 class EncodeDecode(Quadrature):
     """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method.
 
-    From a log-SNR of 5 on, where the step from the data is long enough to be heard: undone but in part, it would leave
+    From a log-SNR of 5 on (or a nat above the schedule's lowest), where the step from the data is long enough to be heard: undone but in part, it would leave
     a thousandth of the data.
     """
 
@@ -52,7 +52,7 @@ class EncodeDecode(Quadrature):
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         x = case.x0[:8]
-        first = float(case.schedule.time(5.0).detach())
+        first = float(case.schedule.time(max(5.0, case.log_snr_range[0] + 1)).detach())
         return ProbabilityFlow(case.core, first).round_trip(x, "dopri5", steps=n).data, x
 
     def rounding(self, case: Case) -> float:
@@ -130,7 +130,7 @@ class StepToDataIsTold(Bound):
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return _ordered(case) and case.log_snr_range[1] >= 6.0
+        return _ordered(case) and case.log_snr_range[0] <= 4.0 and case.log_snr_range[1] >= 6.0
 
     def excess(self, case: Case) -> tuple[float, float]:
         x = _corners(case)
