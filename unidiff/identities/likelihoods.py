@@ -32,8 +32,8 @@ def _flows(case: Case) -> bool:
 class EncodeDecode(Quadrature):
     """Item 17's map there and back: what the flow encodes it decodes, by Dormand and Prince's method.
 
-    From a log-SNR of 5 on (or a nat above the schedule's lowest), where the step from the data is long enough to be heard: undone but in part, it would leave
-    a thousandth of the data.
+    From a log-SNR of 5 on (or a nat above the schedule's lowest), where the step from the data is long enough to be heard:
+    undone but in part, it would leave a thousandth of the data.
     """
 
     name = "encode-decode"
