@@ -79,10 +79,13 @@ class AnnealedGaussian(Algebraic):
 
 @register
 class CorrectorRatio(Algebraic):
-    """The corrector's drift is r times its noise, in mean norm. Odd and even parts in ξ tell them apart. κ: ‖x‖ on top."""
+    """The corrector's drift is r times its noise, in mean norm, or less where the level's own scale holds it.
+
+    Odd and even parts in ξ tell the two apart. A score of a hundredth of the size reaches the bound. κ: ‖x‖ on top.
+    """
 
     name = "corrector-snr"
-    statement = r"E\|\delta g\|=r\,E\|\sqrt{2\delta}\,\xi\|"
+    statement = r"\delta=\min\!\left(2r^2\frac{(E\|\xi\|)^2}{(E\|g\|)^2},\,\tfrac12\sigma^2\right)"
     views = ("score",)
     source = "Song et al. 2021 (SDE), appendix G, algorithm 4"
     conditions = "any score, where data and noise are both heard"
@@ -94,12 +97,18 @@ class CorrectorRatio(Algebraic):
         # On the scale of the score's own level: a batch over forty nats of log-SNR has one norm only.
         sigma = case.expand(case.level.sigma)
         x, score, noise = x / sigma, sigma * score, case.normal("corrector", *x.shape)
-        for snr in (0.05, 0.16):
-            there, back = (correct(x, score, xi, snr) - x for xi in (noise, -noise))
+        # In units of the slope at which noise alone is heard: there, and at a hundredth, on two levels.
+        slope, size = (v.flatten(1).norm(dim=1).mean() for v in (score, noise))
+        for share, snr, std in ((1.0, 0.05, 1.0), (1.0, 0.16, 1.0), (0.01, 0.16, 1.0), (0.01, 0.16, 0.5)):
+            g, level = share * (size / slope) * score, torch.full((), std).to(x)
+            there, back = (correct(x, g, xi, level, snr) - x for xi in (noise, -noise))
             drift, diffusion = 0.5 * (there + back), 0.5 * (there - back)
             left, right = (v.flatten(1).norm(dim=1).mean() for v in (drift, diffusion))
-            reach = x.flatten(1).norm(dim=1).mean() + snr * right
-            yield Sides(left, snr * right, reach)
+            # ‖δg‖/‖√(2δ)ξ‖ = √(δ/2) ‖g‖/‖ξ‖, which is r unless the bound speaks.
+            ratio = min(snr, 0.5 * std * share)
+            reach = x.flatten(1).norm(dim=1).mean() + ratio * right
+            yield Sides(right, ratio / share * 2**0.5 * size, reach)
+            yield Sides(left, ratio * right, reach)
             yield Sides(diffusion / diffusion.norm(), noise / noise.norm(), reach / right + torch.zeros_like(x))
 
 
@@ -155,4 +164,5 @@ class CorrectorLevel(Algebraic):
             core, predictor="ancestral", corrections=1, snr=0.16, grid=grid, x=x, noise=noise, graph=False
         )
         reach = own.abs().max() + x.abs().max() + score.norm() / score.abs().max()
-        yield Sides(found, correct(own, score, noise[0, 1], 0.16), reach * torch.ones_like(own) * case.dim)
+        sigma = case.schedule.level(s, own).sigma.detach()
+        yield Sides(found, correct(own, score, noise[0, 1], sigma, 0.16), reach * torch.ones_like(own) * case.dim)
