@@ -177,3 +177,19 @@ def test_steps_that_are_too_long_end_in_a_named_divergence() -> None:
 def test_bad_requests_are_refused(run, options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(core(), **{"n": 4, **options})
+
+
+@pytest.mark.slow
+def test_a_trained_network_is_sampled_as_well_as_the_law_itself(floor: float) -> None:
+    from unidiff.train import TrainConfig, Trainer, load_data
+
+    config = TrainConfig(
+        network="mlp", width=128, depth=4, weighting="simple", steps=12_000, batch_size=512, lr=2e-3, warmup=200,
+        ema=0.999, device="cpu",
+    )  # fmt: skip
+    trained = Trainer.start(config, load_data("eight-gaussians", generator=seeded())).fit()
+    for run in (annealed_langevin, predictor_corrector):
+        distances = [
+            sliced_w1(run(trained, 4000, generator=seeded(k)), WORLD.sample(4000, seeded(7 + k))) for k in range(2)
+        ]
+        assert max(distances) < 1.5 * floor, (run.__name__, distances, floor)
