@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unidiff.cli import USAGE, main
@@ -67,6 +68,21 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["sample", "--world", "gaussian", "--out", "samples.jpg"], "out must be a file that ends in .png"),
         (["sample", "--world", "gaussian", "--at", "0.5"], "at is for method 'langevin', got 'ddim' with at = 0.5"),
         (["sample", "--world", "gaussian", "--method", "langevin", "--at", "2"], "at must lie in [0, 1]"),
+        (
+            ["sample", "--world", "gaussian", "--kernel", "mala"],
+            "kernel is for method 'langevin', got 'ddim' with kernel",
+        ),
+        (["sample", "--world", "gaussian", "--warmup", "5"], "warmup is for method 'langevin'"),
+        (
+            ["sample", "--world", "gaussian", "--method", "langevin", "--kernel", "mal"],
+            "unknown kernel 'mal'; did you mean 'mala'",
+        ),
+        (["sample", "--world", "gaussian", "--method", "langevin", "--step-size", "0"], "step_size must be positive"),
+        (["sample", "--world", "gaussian", "--method", "langevin", "--warmup", "-1"], "warmup must be an integer"),
+        (
+            ["sample", "--world", "gaussian", "--method", "annealed", "--steps", "1"],
+            "steps must be an integer of at least 2, got 1",
+        ),
         (["likelihood"], "give a checkpoint or a world"),
         (["likelihood", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
         (["likelihood", "--world", "gaussian", "--solver", "dopri"], "unknown solver 'dopri'; did you mean 'dopri5'"),
@@ -177,6 +193,13 @@ def test_train_then_sample_then_verify(tmp_path, monkeypatch, capsys) -> None:
     written = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (tmp_path / "x.png").exists()
     assert np.load(written["samples"])["x"].shape == (10, 2)
+    for method, dtype in (("annealed", "float32"), ("pc", "float64"), ("langevin", "float32")):
+        chosen = ["--method", method, "--dtype", dtype, "--n", "6", "--steps", "4", "--json", "--out", f"{method}.png"]
+        assert main(["sample", "--checkpoint", str(checkpoint), *chosen]) == 0
+        written = json.loads(capsys.readouterr().out.splitlines()[-1])
+        x = np.load(written["samples"])["x"]
+        assert x.shape == (6, 2)
+        assert np.isfinite(x).all()
     assert main(["verify", "--checkpoint", str(checkpoint), "--only", "chain-mean", "--out", "r"]) == 0
 
 
@@ -289,8 +312,7 @@ def test_a_checkpoint_trained_with_labels_is_measured_by_each_datums_own(tmp_pat
 @pytest.mark.parametrize("method", ["annealed", "pc", "langevin"])
 def test_the_score_views_samplers_are_methods_too(method: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    steps = "400" if method == "langevin" else "30"
-    arguments = ["sample", "--world", "mixture-2d", "--method", method, "--n", "400", "--steps", steps]
+    arguments = ["sample", "--world", "mixture-2d", "--method", method, "--n", "400", "--steps", "30"]
     assert main([*arguments, "--condition", "0", "--dtype", "float64"]) == 0
     x = np.load("samples.npz")["x"]
     from unidiff.worlds import library
@@ -318,3 +340,53 @@ def test_a_run_that_is_done_says_so_and_one_on_a_folder_asks_for_it(tmp_path, mo
     assert json.loads(captured.out)["steps"] == 3
     assert main([*own, "--resume", "--data", "mine/digits", "--steps", "4"]) == 0
     assert "nothing to train" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::unidiff.score.AcceptanceWarning")  # of a chain or two of a thousand
+@pytest.mark.parametrize("kernel", [None, "ula", "hmc", "baoab"])
+def test_langevin_with_no_more_said_gives_samples(kernel: str | None, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "sample",
+        "--world",
+        "eight-gaussians",
+        "--method",
+        "langevin",
+        "--n",
+        "1000",
+        "--steps",
+        "10",
+        "--json",
+    ]
+    assert main([*arguments, *([] if kernel is None else ["--kernel", kernel, "--warmup", "5"])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    x = np.load(told["samples"])["x"]
+    from unidiff.worlds import library
+
+    world, angle = library.eight_gaussians(), np.arange(32) * np.pi / 32
+    axes = np.stack([np.cos(angle), np.sin(angle)])
+    sets = [np.sort(world.sample(1000, torch.Generator().manual_seed(k)).numpy() @ axes, 0) for k in range(16)]
+    floor = np.mean([np.abs(one - two).mean() for one, two in zip(sets[::2], sets[1::2], strict=True)])
+    distance = np.mean([np.abs(np.sort(x @ axes, 0) - one).mean() for one in sets])
+    assert distance < 1.5 * floor
+    assert told["kernel"] == (kernel or "mala")
+    assert ("acceptance" in told) == (kernel in (None, "hmc"))
+    if kernel is None:
+        assert 0.4 < told["acceptance"] < 0.8
+
+
+def test_langevin_on_a_state_that_keeps_its_scale_and_one_without_signal_at_the_end() -> None:
+    from unidiff.cli.sample import _start
+    from unidiff.core.diffusion import Diffusion
+    from unidiff.core.schedule import Schedule
+    from unidiff.worlds import OracleDenoiser, library
+
+    world = library.gaussian()
+    for schedule in (Schedule.karras(), Schedule.named("ddpm")):
+        core = Diffusion(schedule, OracleDenoiser(world))
+        at = float(schedule.time(2.0))
+        x = _start(core, 4000, at, torch.Generator().manual_seed(0), torch.float64, {})
+        law = world.diffuse(schedule.alpha(at), schedule.sigma(at))
+        error = (x - law.mean).mean(0) / (law.variance / 4000).sqrt()
+        assert error.abs().max() < 5
+        assert (x.var(0) / law.variance - 1).abs().max() < 0.15

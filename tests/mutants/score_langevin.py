@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 FREE, METROPOLIS, PATH = "score/unadjusted.py", "score/metropolis.py", "score/path.py"
 ANNEALED, CORRECTOR = "score/annealed.py", "score/corrector.py"
+TARGET, ADAPTATION = "score/target.py", "score/adaptation.py"
 
 MUTANTS_LANGEVIN: tuple[Mutant, ...] = (
     # -- without rejection
@@ -37,5 +38,16 @@ MUTANTS_LANGEVIN: tuple[Mutant, ...] = (
     Mutant("corrector: r for r²", CORRECTOR, "2 * (snr * size / slope).square()", "2 * snr * (size / slope).square()"),
     Mutant("corrector: the norms swapped", CORRECTOR, "(snr * size / slope)", "(snr * slope / size)"),
     Mutant("corrector: δ without its 2", CORRECTOR, "2 * (snr * size / slope).square()", "(snr * size / slope).square()"),
-    Mutant("corrector at the level that was left", CORRECTOR, "core.denoiser(x, level_of(row), condition", "core.denoiser(x, level_of(row[4:]), condition"),
+    Mutant("corrector at the level that was left", CORRECTOR, "level = level_of(row)", "level = level_of(row[4:])"),
+    Mutant("corrector without its bound", CORRECTOR, "torch.fmin(2 * (snr * size / slope).square(), 0.5 * sigma.square())", "2 * (snr * size / slope).square()"),
+    Mutant("corrector bounded by ½, whatever the level", CORRECTOR, "0.5 * sigma.square())", "0.5 * torch.ones_like(sigma))"),
+    Mutant("predictor–corrector starts at N(0, I) on a VE state", CORRECTOR, "begin(core, n, x, core.schedule.prior_std,", "begin(core, n, x, 1.0,"),
+    Mutant("annealed: the start in y, not x", ANNEALED, "float(sigma[0])", "float(sigma[0] / alpha[0])"),
+    Mutant("annealed: denoised at the first level", ANNEALED, "level.t[-1].detach()", "level.t[0].detach()"),
+    # -- targets and the warm-up
+    Mutant("the energy's own sign in its score", TARGET, "torch.full_like(value, -1.0", "torch.full_like(value, 1.0"),
+    Mutant("the energy for the log-density", TARGET, "return score, -value.detach()", "return score, value.detach()"),
+    Mutant("a warm-up that runs from the wanted acceptance", ADAPTATION, "self.gap.lerp_(self.acceptance - accept", "self.gap.lerp_(accept - self.acceptance"),
+    Mutant("the path's error is Simpson's value", PATH, "return total, total - coarse", "return total, coarse"),
+    Mutant("BAOAB: friction twice, on the device", FREE, "return torch.exp(-friction * step_size)", "return torch.exp(-2 * friction * step_size)"),
 )  # fmt: skip

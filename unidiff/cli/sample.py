@@ -1,16 +1,24 @@
 """``unidiff sample``, and the drawing that ``unidiff train`` ends with."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unidiff.cli.parsing import check_picture, parse, tell
-from unidiff.core.boundary import check_count, check_device, check_name, check_seed, check_time
+from unidiff.core.boundary import check_count, check_device, check_name, check_positive, check_seed, check_time
 from unidiff.core.tables import METHODS
 
 CHAINS = ("annealed", "pc", "langevin")
 """The methods that are the score view's."""
+KERNELS = ("ula", "mala", "hmc", "baoab")
+ONLY_LANGEVIN = ("at", "kernel", "step_size", "warmup")
+LOG_SNR = 6.0
+"""Of the law that chains run on: noise a twentieth of the data's scale, so that x̂_0 is a datum but for what it took off."""
+START_STEPS, WARMUP = 50, 200
+MOST_KEPT = 2**22
+"""Numbers of a trace that R-hat is asked of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +29,16 @@ class SampleOptions:
         checkpoint: a checkpoint's file, or a run's folder.
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
         n: how many.
-        steps: of the sampler.
+        steps: of the sampler; the levels of annealed, at least 2; of each chain of langevin, after its warm-up.
         method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m; annealed (Langevin: steps levels of ten steps), pc
-            (predictor-corrector) or langevin (chains on one noised law from the prior, and what they are denoised to).
-        at: the time of the noised law, for langevin; where the log-SNR is 3, if left out.
+            (predictor-corrector) or langevin: 50 steps of dpm++2m down to the noised law at time at, there a chain from
+            each, and the data that its end is denoised to. Samples of the law even where chains are too short to mix, if
+            the core's own are; acceptance, R-hat and effective draws (with arviz) say how far they went.
+        at: the time of the noised law, for langevin; where the log-SNR is 6 (noise a twentieth of the data), if left out.
+        kernel: of langevin: ula, mala, hmc or baoab; mala if left out.
+        step_size: of the kernel, in its own unit (x² for ula and mala, x for hmc and baoab). If left out, a twentieth of
+            the noise's variance (ula, mala) or three tenths of its deviation, from where mala and hmc adapt it.
+        warmup: steps of langevin before the chains count; in them mala and hmc find their step size. 200 if left out.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         condition: class of the samples, for a conditional network.
         device: where to compute: cpu, cuda or cuda:N.
@@ -40,6 +54,9 @@ class SampleOptions:
     steps: int = 50
     method: str = "ddim"
     at: float | None = None
+    kernel: str | None = None
+    step_size: float | None = None
+    warmup: int | None = None
     guidance: float = 1.0
     condition: int | None = None
     device: str = "cpu"
@@ -47,6 +64,25 @@ class SampleOptions:
     seed: int = 0
     out: Path = Path("samples.png")
     json: bool = False
+
+    def check(self) -> None:
+        """Find out before any work what cannot be. Raises ValueError."""
+        check_name("method", self.method, (*METHODS, *CHAINS))
+        check_count("n", self.n)
+        check_count("steps", self.steps, 2 if self.method == "annealed" else 1)
+        check_seed(self.seed)
+        for name in ONLY_LANGEVIN:
+            value = getattr(self, name)
+            if value is not None and self.method != "langevin":
+                raise ValueError(f"{name} is for method 'langevin', got {self.method!r} with {name} = {value}")
+        if self.at is not None:
+            check_time("at", self.at)
+        if self.kernel is not None:
+            check_name("kernel", self.kernel, KERNELS)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size)
+        if self.warmup is not None:
+            check_count("warmup", self.warmup, 0)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,25 +94,22 @@ def run(arguments: Sequence[str]) -> int:
     from unidiff.identities.subjects import DTYPES
     from unidiff.report import save_samples
 
-    check_name("method", options.method, (*METHODS, *CHAINS))
+    options.check()
     check_name("dtype", options.dtype, DTYPES)
-    for name in ("n", "steps"):
-        check_count(name, getattr(options, name))
-    check_seed(options.seed)
-    if options.at is not None:
-        check_time("at", options.at)
-        if options.method != "langevin":
-            raise ValueError(f"at is for method 'langevin', got {options.method!r} with at = {options.at}")
     check_device(options.device)
     core = load(options.checkpoint, options.world, options.device, DTYPES[options.dtype])
     condition = None if options.condition is None else torch.tensor(options.condition)
     check_condition(condition, options.guidance, options.n, getattr(core.denoiser, "num_classes", None))
     check_picture("out", options.out)
-    x = draw(
-        core, options.n, options.steps, options.method, options.seed, options.device, DTYPES[options.dtype], condition,
-        options.guidance, options.at,
-    )  # fmt: skip
-    return tell(options.json, {"n": options.n, **save_samples(options.out, x)})
+    dtype, facts = DTYPES[options.dtype], {}
+    if options.method == "langevin":
+        x, facts = _langevin(core, options, dtype, condition)
+    else:
+        x = draw(
+            core, options.n, options.steps, options.method, options.seed, options.device, dtype, condition,
+            options.guidance,
+        )  # fmt: skip
+    return tell(options.json, {"n": options.n, **facts, **save_samples(options.out, x)})
 
 
 def load(checkpoint: Path | None, world: str | None, device: str, dtype: Any) -> Any:
@@ -103,7 +136,6 @@ def draw(
     dtype: Any,
     condition: Any = None,
     guidance: float = 1.0,
-    at: float | None = None,
 ) -> Any:
     """n samples ``[n, *E]`` as an array, behind a progress bar."""
     import torch
@@ -120,25 +152,83 @@ def draw(
         if condition is not None:
             told["condition"] = condition.to(device).expand(n)
         model = ScoreModel(core)
-        if method == "langevin":
-            x = _chains(model, n, steps, at, bars.on_row, told)
-        elif method == "annealed":
-            x = model.annealed_langevin(n, levels=max(2, steps), denoise=True, on_row=bars.on_row, **told)
+        if method == "annealed":
+            x = model.annealed_langevin(n, levels=steps, denoise=True, on_row=bars.on_row, **told)
         else:
             x = model.predictor_corrector(n, steps=steps, on_row=bars.on_row, **told)
         return x.cpu().numpy()
 
 
-def _chains(model: Any, n: int, steps: int, at: float | None, on_step: Any, told: dict[str, Any]) -> Any:
-    """ULA on q_t, with steps of a tenth of the noise's variance, and x̂_0 of where the chains end."""
+def _langevin(core: Any, options: SampleOptions, dtype: Any, condition: Any) -> tuple[Any, dict[str, Any]]:
+    """Chains on q_t from draws of it: the x̂_0 of their ends ``[n, *E]`` as an array, and what is known of the chains."""
     import torch
 
-    from unidiff.score import ULA
+    from unidiff.report import Bars
+    from unidiff.score import ScoreModel
 
-    core, generator = model.core, told["generator"]
-    t = float(core.schedule.time(3.0)) if at is None else at
-    law = {name: told[name] for name in ("condition", "guidance") if name in told}
-    x = core.prior(n, generator, torch.empty(0, dtype=told["dtype"], device=generator.device))
-    kernel = ULA(0.1 * float(core.schedule.sigma(t).detach()) ** 2)
-    chains = model.langevin(x, t, steps, kernel=kernel, generator=generator, on_step=on_step, **law)
-    return model.denoise(chains.x, t, **law)
+    model, generator = ScoreModel(core), torch.Generator(options.device).manual_seed(options.seed)
+    at = options.at
+    if at is None:
+        most = float(core.schedule.log_snr(0.0).detach())
+        at = float(core.schedule.time(min(LOG_SNR, most)).detach())
+    law: dict[str, Any] = {"guidance": options.guidance}
+    if condition is not None:
+        law["condition"] = condition.to(options.device).expand(options.n)
+    every = _kept(options, core.event_shape)
+    with Bars() as bars, torch.no_grad():
+        x = _start(core, options.n, at, generator, dtype, law)
+        kernel = _kernel(options, float(core.schedule.sigma(at).detach()))
+        warmup = WARMUP if options.warmup is None else options.warmup
+        chains = model.langevin(
+            x, at, options.steps, kernel=kernel, warmup=warmup, keep_every=every, generator=generator,
+            on_step=bars.on_row, **law,
+        )  # fmt: skip
+        return model.denoise(chains.x, at, **law).cpu().numpy(), {"at": at, **_facts(chains)}
+
+
+def _start(core: Any, n: int, at: float, generator: Any, dtype: Any, law: dict[str, Any]) -> Any:
+    """n draws of q_t by the core's own sampler, the prior's at t = 1."""
+    import torch
+
+    from unidiff.core.grid import TimeGrid
+    from unidiff.core.sampling import sample
+
+    if at >= 1.0:
+        return core.prior(n, generator, torch.empty(0, dtype=dtype, device=generator.device))
+    told = {"generator": generator, "dtype": dtype, **law}
+    # Where λ(1) = −∞, nothing is evenly spaced in it, or extrapolated from there.
+    if math.isfinite(float(core.schedule.log_snr(1.0).detach())):
+        return sample(
+            core, n, method="dpm++2m", grid=TimeGrid.uniform_log_snr(START_STEPS, core.schedule, first=at), **told
+        )
+    return sample(core, n, method="ddim", grid=TimeGrid.uniform(START_STEPS, at), **told)
+
+
+def _kernel(options: SampleOptions, sigma: float) -> Any:
+    from unidiff.score import BAOAB, HMC, MALA, ULA
+
+    name = "mala" if options.kernel is None else options.kernel
+    natural = 0.05 * sigma**2 if name in ("ula", "mala") else 0.3 * sigma
+    kinds = {"ula": ULA, "mala": MALA, "hmc": HMC, "baoab": BAOAB}
+    return kinds[name](natural if options.step_size is None else options.step_size)
+
+
+def _kept(options: SampleOptions, shape: tuple[int, ...]) -> int | None:
+    """How often a state is kept, for R-hat: about a hundred times; None where arviz is missing or would be lost in it."""
+    from importlib.util import find_spec
+
+    every = max(1, options.steps // 100)
+    numbers = options.steps // every * options.n * math.prod(shape)
+    few = options.steps // every < 4 or options.n < 2
+    return None if few or numbers > MOST_KEPT or find_spec("arviz") is None else every
+
+
+def _facts(chains: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kernel": type(chains.kernel).__name__.lower(), "step_size": chains.step_size}
+    if chains.acceptance is not None:
+        facts |= {"acceptance": float(chains.acceptance.mean()), "divergent": int(chains.divergent.sum())}
+    if chains.trace is not None:
+        summary = chains.summary()
+        worst = {"rhat": float(summary.rhat.max()), "effective_draws": float(summary.ess_bulk.min())}
+        facts |= {name: value if math.isfinite(value) else None for name, value in worst.items()}
+    return facts

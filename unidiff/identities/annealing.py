@@ -11,9 +11,10 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.sampling import Sampler
 from unidiff.identities.case import Case
+from unidiff.identities.chains import denoiser_kappa
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
-from unidiff.score.annealed import annealed_langevin
+from unidiff.score.annealed import AnnealedLangevin, annealed_langevin
 from unidiff.score.corrector import PREDICTORS, correct, predictor_corrector
 from unidiff.worlds import Gaussian
 
@@ -57,6 +58,22 @@ class AnnealedGaussian(Algebraic):
         reach = covariance.abs().max() + mean.abs().max() * covariance.abs().max().sqrt()
         yield Sides(columns.T @ columns, covariance, size * reach)
         yield Sides(out[0], mean, size * (1 + mean.abs().max()))
+        yield from self._ends(case, ends)
+
+    def _ends(self, case: Case, ends: tuple[float, float]) -> Iterable[Sides]:
+        """The start is the noise of the first level alone, y ~ N(0, ρ_1²); ``denoise`` is Tweedie's at the last."""
+        own = AnnealedLangevin(case.core, levels=2, steps=1, log_snr=ends, graph=False)
+        first, last = (case.schedule.level_at(place, case.x0) for place in ends)
+        std = (first.alpha * torch.exp(first.log_snr * -0.5)).detach()
+        yield Sides(torch.full_like(std, own.start_std), std, std * (1 + first.log_snr.detach().abs()))
+        x, noise = std * case.noise, case.normal("annealed ends", 2, 1, *case.noise.shape)
+        end, found = (
+            AnnealedLangevin(case.core, levels=2, steps=1, log_snr=ends, denoise=d, graph=False)(x, noise=noise)
+            for d in (False, True)
+        )
+        score = case.world.diffuse(last.alpha.detach(), last.sigma.detach()).score(end)
+        x0 = (end + last.sigma.square() * score) / last.alpha
+        yield Sides(found, x0.detach(), denoiser_kappa(case, end, last) + (end.abs() / last.alpha).detach())
 
     def _recursion(
         self, case: Case, ends: tuple[float, float], levels: int, steps: int, kappa: float
@@ -79,10 +96,13 @@ class AnnealedGaussian(Algebraic):
 
 @register
 class CorrectorRatio(Algebraic):
-    """The corrector's drift is r times its noise, in mean norm. Odd and even parts in ξ tell them apart. κ: ‖x‖ on top."""
+    """The corrector's drift is r times its noise, in mean norm, or less where the level's own scale holds it.
+
+    Odd and even parts in ξ tell the two apart. A score of a hundredth of the size reaches the bound. κ: ‖x‖ on top.
+    """
 
     name = "corrector-snr"
-    statement = r"E\|\delta g\|=r\,E\|\sqrt{2\delta}\,\xi\|"
+    statement = r"\delta=\min\!\left(2r^2\frac{(E\|\xi\|)^2}{(E\|g\|)^2},\,\tfrac12\sigma^2\right)"
     views = ("score",)
     source = "Song et al. 2021 (SDE), appendix G, algorithm 4"
     conditions = "any score, where data and noise are both heard"
@@ -94,12 +114,18 @@ class CorrectorRatio(Algebraic):
         # On the scale of the score's own level: a batch over forty nats of log-SNR has one norm only.
         sigma = case.expand(case.level.sigma)
         x, score, noise = x / sigma, sigma * score, case.normal("corrector", *x.shape)
-        for snr in (0.05, 0.16):
-            there, back = (correct(x, score, xi, snr) - x for xi in (noise, -noise))
+        # In units of the slope at which noise alone is heard: there, and at a hundredth, on two levels.
+        slope, size = (v.flatten(1).norm(dim=1).mean() for v in (score, noise))
+        for share, snr, std in ((1.0, 0.05, 1.0), (1.0, 0.16, 1.0), (0.01, 0.16, 1.0), (0.01, 0.16, 0.5)):
+            g, level = share * (size / slope) * score, torch.full((), std).to(x)
+            there, back = (correct(x, g, xi, level, snr) - x for xi in (noise, -noise))
             drift, diffusion = 0.5 * (there + back), 0.5 * (there - back)
             left, right = (v.flatten(1).norm(dim=1).mean() for v in (drift, diffusion))
-            reach = x.flatten(1).norm(dim=1).mean() + snr * right
-            yield Sides(left, snr * right, reach)
+            # ‖δg‖/‖√(2δ)ξ‖ = √(δ/2) ‖g‖/‖ξ‖, which is r unless the bound speaks.
+            ratio = min(snr, 0.5 * std * share)
+            reach = x.flatten(1).norm(dim=1).mean() + ratio * right
+            yield Sides(right, 2 * ratio / share * size, reach)
+            yield Sides(left, ratio * right, reach)
             yield Sides(diffusion / diffusion.norm(), noise / noise.norm(), reach / right + torch.zeros_like(x))
 
 
@@ -129,6 +155,13 @@ class PredictorAlone(Algebraic):
             own = Sampler(core, grid, method, graph=False)(x, noise=noise[:, 0])
             found = predictor_corrector(core, predictor=method, corrections=0, grid=grid, x=x, noise=noise, graph=False)
             yield Sides(found, own, (own.abs().max() + x.abs().max()) * torch.ones_like(own) * case.dim)
+        # Begun by itself, it begins at the prior; DDIM draws nothing more.
+        own = Sampler(core, grid, "ddim", graph=False)(core.prior(n, case.generator("prior"), x))
+        found = predictor_corrector(
+            core, n, predictor="ddim", corrections=0, grid=grid, generator=case.generator("prior"), dtype=case.dtype,
+            graph=False,
+        )  # fmt: skip
+        yield Sides(found, own, (own.abs().max() + x.abs().max()) * torch.ones_like(own) * case.dim)
 
 
 @register
@@ -155,4 +188,5 @@ class CorrectorLevel(Algebraic):
             core, predictor="ancestral", corrections=1, snr=0.16, grid=grid, x=x, noise=noise, graph=False
         )
         reach = own.abs().max() + x.abs().max() + score.norm() / score.abs().max()
-        yield Sides(found, correct(own, score, noise[0, 1], 0.16), reach * torch.ones_like(own) * case.dim)
+        sigma = case.schedule.level(s, own).sigma.detach()
+        yield Sides(found, correct(own, score, noise[0, 1], sigma, 0.16), reach * torch.ones_like(own) * case.dim)

@@ -1,4 +1,4 @@
-r"""Item 18, the kernels that reject: detailed balance pair by pair, and the leapfrog beneath it.
+r"""Item 18, the kernels that reject: detailed balance pair by pair, the leapfrog and the path integral beneath it.
 
 Of each pair are computed the move, the reverse move that its own draws make, and both acceptances: no Monte Carlo, and
 no law too wide for it. The proposals' densities are written apart from the kernels.
@@ -16,13 +16,14 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.gaussian import Gaussian as Normal
 from unidiff.core.level import NoiseLevel
 from unidiff.identities.case import Case
-from unidiff.identities.laws import Algebraic, Order, Sides
+from unidiff.identities.laws import Algebraic, Order, Quadrature, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.truths import log_prob_kappa
 from unidiff.score.metropolis import HMC, MALA, leapfrog
+from unidiff.score.path import log_ratio
 from unidiff.score.state import Kernel, Move, State
 from unidiff.score.target import Target
-from unidiff.worlds import PointCloud
+from unidiff.worlds import Gaussian, PointCloud
 from unidiff.worlds.world import World
 
 
@@ -209,3 +210,51 @@ class LeapfrogOrder(Order):
             steps.append(1 / count)
             errors.append(float(move.log_accept.abs().mean()))  # pyright: ignore
         return steps, errors, 2.0
+
+
+@register
+class PathRatio(Quadrature):
+    """Metropolis from a score alone: the score's integral along a straight path is the difference of log-densities."""
+
+    name = "score-path-integral"
+    statement = r"\log q_t(y)-\log q_t(x)=\int_0^1 s(x+u(y-x))\cdot(y-x)\,\mathrm{d}u"
+    views = ("score", "ebm")
+    source = "the fundamental theorem of calculus; Sohl-Dickstein et al. 2015, section 2.3"
+    subject = "schedule"
+    refinements = (1, 2, 4, 8, 16, 32)
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        world, x, level = noised(case)
+        y = x + right_expand(2 * level.sigma / case.dim**0.5, x) * case.normal("path", *x.shape)
+        found, _ = log_ratio(world.score, x, world.score(x), y, world.score(y), n)
+        return found, world.log_prob(y) - world.log_prob(x)
+
+    def rounding(self, case: Case) -> float:
+        _, x, level = noised(case)
+        return 2 * case.eps * float(log_prob_kappa(case, x, level.alpha, level.sigma).max())
+
+
+@register
+class PathSimpson(Algebraic):
+    """The path integral less its stated error is Simpson's rule on the same nodes: exact where log q is quadratic.
+
+    κ: the log-density's condition, and the terms score·(y − x).
+    """
+
+    name = "score-path-error"
+    statement = r"\log q_t(y)-\log q_t(x)=\hat\Delta-\hat e=\tfrac16\left(s(x)+4s(\tfrac{x+y}2)+s(y)\right)\cdot(y-x)"
+    views = ("score", "ebm")
+    source = "Davis & Rabinowitz 1984, section 2.2"
+    subject = "schedule"
+    conditions = "Gaussian data"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian)
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        world, x, level = noised(case)
+        y = x + right_expand(2 * level.sigma / case.dim**0.5, x) * case.normal("path", *x.shape)
+        found, error = log_ratio(world.score, x, world.score(x), y, world.score(y))
+        kappa = log_prob_kappa(case, x, level.alpha, level.sigma) + log_prob_kappa(case, y, level.alpha, level.sigma)
+        kappa = kappa + ((world.score(x).abs() + world.score(y).abs()) * (y - x).abs()).flatten(1).sum(1)
+        yield Sides(found - error, world.log_prob(y) - world.log_prob(x), kappa)

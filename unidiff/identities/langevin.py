@@ -6,6 +6,7 @@ is had exactly from unit vectors. On others a step of ULA keeps an expectation t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,12 +14,11 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import right_expand
-from unidiff.identities.balance import noised
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Order, Quadrature, Sides
 from unidiff.identities.registry import register
-from unidiff.identities.truths import log_prob_kappa
-from unidiff.score.path import log_ratio
+from unidiff.identities.truths import log_prob_kappa, score_kappa
+from unidiff.score.adaptation import DualAveraging
 from unidiff.score.state import State
 from unidiff.score.target import Target
 from unidiff.score.unadjusted import BAOAB, ULA, langevin_step
@@ -88,9 +88,10 @@ class BaoabVariance(_Stationary):
             x = law.mean + torch.cat([zero[:1], root[:, : law.dim], zero])
             u = torch.cat([zero[:1], root[:, law.dim :], zero])
             noise = torch.cat([zero[:1], zero, zero, eye])
-            for friction in (0.3, 4.0):
+            # A step size on the host, and one on the device, as a warm-up has it.
+            for friction, length in ((0.3, step), (4.0, x.new_full((), step))):
                 target, kernel = Target.of(law), BAOAB(step, friction)
-                end = kernel.step(target, kernel.start(target, x, u), step, noise).state
+                end = kernel.step(target, kernel.start(target, x, u), length, noise).state
                 out = torch.cat([end.x, end.velocity], 1)  # pyright: ignore
                 yield Sides(*_columns(out, whole), _size(law, whole))
 
@@ -106,25 +107,60 @@ def _size(law: Gaussian, covariance: Tensor) -> Tensor:
 
 
 @register
-class PathRatio(Quadrature):
-    """Metropolis from a score alone: the score's integral along a straight path is the difference of log-densities."""
+class EnergyTarget(Algebraic):
+    """Item 38 for a user's own energy: chains on E = −log q_t have q_t's score and its log-density.
 
-    name = "score-path-integral"
-    statement = r"\log q_t(y)-\log q_t(x)=\int_0^1 s(x+u(y-x))\cdot(y-x)\,\mathrm{d}u"
+    κ: the score's (``score_kappa``), and the log-density's.
+    """
+
+    name = "energy-target"
+    statement = r"E=-\log q_t\;\Rightarrow\;s=-\nabla E,\quad\log\pi=-E"
     views = ("score", "ebm")
-    source = "the fundamental theorem of calculus; Sohl-Dickstein et al. 2015, section 2.3"
+    source = "Neal 2011, section 2.1; item 38"
+    conditions = "any schedule; in float32 where data and noise are both heard"
     subject = "schedule"
-    refinements = (1, 2, 4, 8, 16, 32)
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        case = case.legible
+        law = case.world.diffuse(case.level.alpha, case.level.sigma)
+        score, log_prob = Target.from_energy(lambda z: -law.log_prob(z)).evaluate(case.xt)
+        yield Sides(score, law.score(case.xt), score_kappa(case))
+        kappa = log_prob_kappa(case, case.xt, case.level.alpha, case.level.sigma)
+        yield Sides(log_prob, law.log_prob(case.xt), kappa)  # pyright: ignore
+
+
+@register
+class DualAveragingMeets(Quadrature):
+    """Dual averaging ends where the mean acceptance is what was asked for, from far below and from far above.
+
+    On an acceptance known in closed form, a(ε) = e^{−ε/ς}, ς the law's narrowest deviation: no chance in it, and the root
+    ε = −ς log a* is what ε̄ is compared with, in logs.
+    """
+
+    name = "dual-averaging"
+    statement = r"\bar\varepsilon_m\to\varepsilon^*,\quad a(\varepsilon^*)=a^*"
+    views = ("score",)
+    source = "Hoffman & Gelman 2014, section 3.2; Nesterov 2009, theorem 2"
+    conditions = "Gaussian data; an acceptance that falls with the step size"
+    subject = "schedule"
+    tolerance = 0.1
+    refinements = (400, 800, 1600)
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian) and case.dtype == torch.float64
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
-        world, x, level = noised(case)
-        y = x + right_expand(2 * level.sigma / case.dim**0.5, x) * case.normal("path", *x.shape)
-        found, _ = log_ratio(world.score, x, world.score(x), y, world.score(y), n)
-        return found, world.log_prob(y) - world.log_prob(x)
+        narrow = float(torch.linalg.eigvalsh(case.world.covariance)[0].sqrt())
+        found = []
+        for first in (0.01, 100.0):
+            search = DualAveraging(first * narrow, 0.6, case.x0)
+            for _ in range(n):
+                search.update(-search.step_size[None] / narrow)
+            found.append(search.log_average.clone())
+        return torch.stack(found), torch.full((2,), math.log(-narrow * math.log(0.6)), dtype=torch.float64)
 
     def rounding(self, case: Case) -> float:
-        _, x, level = noised(case)
-        return 2 * case.eps * float(log_prob_kappa(case, x, level.alpha, level.sigma).max())
+        return case.eps
 
 
 @register

@@ -23,6 +23,13 @@ from unidiff.core.boundary import check_positive
 GAMMA, DELAY, KAPPA = 0.05, 10.0, 0.75
 
 
+def check_acceptance(value: float) -> float:
+    """``value`` if it is an acceptance that can be aimed at."""
+    if not 0 < value < 1:
+        raise ValueError(f"acceptance must lie strictly between 0 and 1, got {value}")
+    return value
+
+
 class DualAveraging:
     """The step size of a warm-up, one for all chains.
 
@@ -37,9 +44,7 @@ class DualAveraging:
 
     def __init__(self, step_size: float, acceptance: float, like: Tensor) -> None:
         check_positive("step_size", step_size)
-        if not 0 < acceptance < 1:
-            raise ValueError(f"acceptance must lie strictly between 0 and 1, got {acceptance}")
-        self.acceptance = acceptance
+        self.acceptance = check_acceptance(acceptance)
         self.center = math.log(10 * step_size)
         start = [0.0, 0.0, math.log(step_size), math.log(step_size)]
         values = torch.tensor(start, dtype=torch.float64, device=like.device)

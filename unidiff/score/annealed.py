@@ -16,11 +16,15 @@ level, which is no part of the data, taken off.
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_positive
 from unidiff.core.diffusion import Diffusion
+from unidiff.score.chains import horizon
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
 from unidiff.score.unadjusted import langevin_step
 
@@ -83,10 +87,11 @@ class AnnealedLangevin:
         on_row: OnRow | None = None,
     ) -> Tensor:
         """From ``x`` ``[B, *E]`` at the first level (σ_1 ξ, with σ_1 in ``start_std``) to the last; errors as below."""
+        check_run(self.core, x, noise, self.total, 1)
         condition = self.core.check_arguments("x", x, condition, self.guidance)
-        check_run(x, noise, self.total, 1)
+        beyond = horizon(x)
         x = self._rows(x, generator, noise, condition, told(on_row, self.total))
-        check_end(x, self.total, "step_size", self.step_size)
+        check_end(x, beyond, self.total, "step_size", self.step_size)
         return self.core.predict(x, self.last, condition, self.guidance).x0 if self.denoise else x
 
     def _step(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
@@ -134,7 +139,7 @@ def annealed_langevin(
 
     Raises:
         ValueError: as :class:`AnnealedLangevin`; both or neither of n and x, x or noise of another shape.
-        Divergence: chains are not finite at the end; it carries the finite ones.
+        Divergence: chains are not finite at the end, or have run away; it carries the others.
     """
     run = AnnealedLangevin(
         core, levels=levels, steps=steps, step_size=step_size, log_snr=log_snr, denoise=denoise, guidance=guidance,
@@ -143,12 +148,20 @@ def annealed_langevin(
     return run(begin(core, n, x, run.start_std, generator, dtype, device), generator, noise, condition, on_row)
 
 
+def check_ends(log_snr: Any) -> tuple[float, float]:
+    """``log_snr`` if it is a pair of numbers."""
+    pair = tuple(log_snr) if isinstance(log_snr, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(v, Real) for v in pair):
+        raise ValueError(f"log_snr must be a pair of numbers, of the first and the last level, got {log_snr!r}")
+    return pair
+
+
 def _places(core: Diffusion, levels: int, log_snr: tuple[float, float] | None) -> Tensor:
     ends = core.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach()
     if log_snr is None:
         low, high = max(LOG_SNR[0], float(ends[0])), min(LOG_SNR[1], float(ends[1]))
     else:
-        low, high = log_snr
+        low, high = check_ends(log_snr)
     if not low < high:
         raise ValueError(f"log_snr must rise from the first level to the last, got {low:g} to {high:g}")
     return torch.linspace(low, high, levels, dtype=torch.float64)

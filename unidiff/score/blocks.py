@@ -1,5 +1,9 @@
 r"""A block: some steps of one kernel from one state, with all of their draws made at once.
 
+Where a run's blocks begin and end follows from its chains and its length alone, never from what is kept or looked at:
+one call for n draws gives other numbers than two calls for their parts. So a block that holds a kept state is no
+shorter; it hands out the positions after each of its steps.
+
 :class:`Eager` runs it as it stands; :class:`Captured` replays the same block as a CUDA graph on registers of its own.
 The arithmetic is :meth:`Eager.block` in both.
 """
@@ -16,7 +20,7 @@ from unidiff.score.adaptation import DualAveraging
 from unidiff.score.state import Kernel, Noise, State
 from unidiff.score.target import Target
 
-# A leapfrog whose energy is off by more than this has left its level set (Betancourt 2017, section 6.2; Stan's own).
+# A leapfrog whose energy has risen by more than this has left its level set (Betancourt 2017, section 6.2; Stan's own).
 DIVERGENT = 1000.0
 
 
@@ -25,9 +29,10 @@ class Eager:
 
     Attributes:
         state: where they are.
-        tally: ``[4, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge, divergent, and
-            |path error| (NaN where the law's own log-density was used); else ``[0, B]``.
+        tally: ``[4, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge (a fall counts up
+            to ``DIVERGENT``), divergent, and |path error| (NaN where the law's own log-density was used); else ``[0, B]``.
         adaptation: the warm-up's search for a step size, or None.
+        path: the positions after each step of the last block, if those are asked for.
     """
 
     def __init__(
@@ -40,10 +45,13 @@ class Eager:
     ) -> None:
         self.law, self.kernel, self.state = law, kernel, state
         self.generator, self.adaptation = generator, adaptation
+        self.traced = False
+        self.path: list[Tensor] = []
         self.tally = state.x.new_zeros((4 if kernel.metropolis else 0, state.x.shape[0]))
 
-    def prepare(self, lengths: set[int]) -> None:
-        """Nothing to prepare."""
+    def prepare(self, lengths: set[int], traced: bool) -> None:
+        """Say whether blocks leave their path; their lengths need no preparation."""
+        self.traced, self.path = traced, []
 
     def drawing(self) -> AbstractContextManager[None]:
         """Draws come from the generator itself."""
@@ -56,11 +64,14 @@ class Eager:
             noise = self._draw(n, x)
         uniform = [None] * n if noise.uniform is None else noise.uniform.unbind()
         step_size: float | Tensor = kernel.step_size
+        self.path = []
         for xi, u in zip(noise.normal.unbind(), uniform, strict=True):
             if self.adaptation is not None:
                 step_size = self.adaptation.step_size
             move = kernel.step(law, self.state, step_size, xi, u)
             self.state = move.state
+            if self.traced:
+                self.path.append(move.state.x)
             if move.log_accept is not None and move.accepted is not None:
                 self._count(move.accepted, move.log_accept, move.path_error)
 
@@ -73,8 +84,9 @@ class Eager:
     def _count(self, accepted: Tensor, log_accept: Tensor, path_error: Tensor | None) -> None:
         if self.adaptation is not None:
             self.adaptation.update(log_accept)
-        error = log_accept.abs()
-        divergent = error > DIVERGENT
+        # A rise of the energy is a trajectory gone astray; a fall, from a start far out, is a chain on its way in.
+        divergent = log_accept < -DIVERGENT
+        error = log_accept.clamp(max=DIVERGENT).abs()
         path_error = torch.full_like(error, torch.nan) if path_error is None else path_error.abs()
         steady = torch.where(divergent, 0.0, torch.stack([error, path_error]))
         self.tally[0].add_(accepted)
@@ -94,7 +106,10 @@ class Captured:
             adaptation = DualAveraging(chains.kernel.step_size, chains.adaptation.acceptance, x)
         self.eager = Eager(chains.law, chains.kernel, self.state, self.own, adaptation)
         self.source: torch.Generator | None = None
-        self._graphs: dict[int, Replay] = {}
+        self.path: list[Tensor] = []
+        self._traced = False
+        # A traced block's path lies in its graph's own memory, overwritten by the next replay.
+        self._graphs: dict[tuple[int, bool], tuple[Replay, list[Tensor]]] = {}
 
     @property
     def tally(self) -> Tensor:
@@ -112,10 +127,14 @@ class Captured:
         for register, value in zip(self._registers(self), self._registers(chains), strict=True):
             register.copy_(value)
 
-    def prepare(self, lengths: set[int]) -> None:
+    def prepare(self, lengths: set[int], traced: bool) -> None:
         """Capture the blocks that are still missing."""
-        for n in sorted(lengths - set(self._graphs)):
-            self._graphs[n] = Replay(lambda n=n: self._work(n), self._registers(self), self.own)
+        self._traced = traced
+        self.eager.prepare(lengths, traced)
+        for n in sorted(n for n in lengths if (n, traced) not in self._graphs):
+            replay = Replay(lambda n=n: self._work(n), self._registers(self), self.own)
+            self._graphs[n, traced] = replay, self.eager.path
+        self.eager.path = []
 
     def drawing(self) -> AbstractContextManager[None]:
         """The captures' own generator goes on from where the source stands, and the source from there."""
@@ -124,7 +143,8 @@ class Captured:
     def block(self, n: int, noise: Noise | None = None) -> None:
         """``n`` steps, one launch; a replay makes its own draws, so ``noise`` must be None."""
         assert noise is None
-        self._graphs[n]()
+        replay, self.path = self._graphs[n, self._traced]
+        replay()
 
     def _work(self, n: int) -> None:
         self.eager.state = self.state

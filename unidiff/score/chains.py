@@ -1,7 +1,14 @@
-r"""What a run of chains gives back, also when it went wrong."""
+r"""What a run of chains gives back, also when it went wrong.
+
+A chain has diverged when it is not finite, or further out than 1e12 (1 + max|x|) of its start. No law in sane units has
+draws there, and in float32 a step of the size of the start is long lost in x's rounding; a step that is not stable gets
+there in a few hundred steps, growing by a factor each (ULA at δ = 8v: seven). One barely unstable, or run for few
+steps, may stay within and is not noticed: nothing short of the law itself can tell it from a wide law.
+"""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,8 +32,9 @@ class Chains:
         steps: how many, warm-up not counted.
         trace: every ``keep_every``-th state, ``[K, B, *E]``; None where none was asked for.
         acceptance: the share of accepted proposals, ``[B]``; this and the next three are None where nothing is rejected.
-        energy_error: the mean |H′ − H| of the proposals that did not diverge, in nats, ``[B]``.
-        divergent: how many proposals were not finite or more than 1000 nats off, ``[B]``. They are rejected.
+        energy_error: the mean |H′ − H| of the proposals that did not diverge, in nats, ``[B]``; a fall counts as 1000 at
+            the most, so that a start far out does not drown the rest.
+        divergent: how many proposals were not finite or more than 1000 nats up, ``[B]``. They are rejected.
         path_error: the mean estimated |error| of Metropolis' log ratio, in nats, ``[B]``; None where it is exact.
     """
 
@@ -68,33 +76,40 @@ class Chains:
 
 
 class Divergence(RuntimeError):
-    """Chains whose state is no longer finite.
+    """Chains whose state is no longer finite, or has run away.
 
     Attributes:
-        x: the finite ones' positions, ``[B′, *E]``. They are those that survived, not draws of the target.
-        chains: the finite ones with their trace and tallies up to here; None from an annealed run, which keeps none.
+        x: the others' positions, ``[B′, *E]``. They are those that survived, not draws of the target.
+        chains: the others with their trace and tallies up to here; None from an annealed run, which keeps none.
         step: after which step it was noticed, counted from 1; looks are some hundred steps apart.
-        count: how many chains are not finite.
+        count: how many chains diverged.
         step_size: what they ran with (a predictor–corrector run: its snr).
     """
 
     def __init__(
         self,
         x: Tensor,
-        total: int,
+        good: Tensor,
         phase: str,
         step: int,
         knob: str,
         step_size: float,
         chains: Chains | None = None,
     ) -> None:
-        self.x, self.chains = x, chains
-        self.step, self.count, self.step_size = step, total - len(x), step_size
+        self.x, self.chains = x[good], chains
+        self.step, self.count, self.step_size = step, int((~good).sum()), step_size
         where = ".x" if chains is None else ".x and .chains"
+        finite = bool(torch.isfinite(x).all())
+        how = f"have run away, to |x| = {float(x.abs().max()):.3g}," if finite else "are not finite"
         super().__init__(
-            f"{self.count} of {total} chains are not finite after {phase} {step} at {knob} = {step_size:.6g}; take a "
-            f"smaller {knob}, or a kernel that rejects (MALA, HMC). The finite chains are in {where}"
+            f"{self.count} of {len(x)} chains {how} after {phase} {step} at {knob} = {step_size:.6g}; take a "
+            f"smaller {knob}, or a kernel that rejects (MALA, HMC). The {'others' if finite else 'finite chains'} are in "
+            f"{where}"
         )
+
+
+# Far beyond any law's draws, far below where float32 ends.
+RUNAWAY = 1e12
 
 
 class AcceptanceWarning(UserWarning):
@@ -112,17 +127,30 @@ def warn_of_acceptance(chains: Chains) -> None:
             f"acceptance is 0 for {stuck} of {total} chains over {chains.steps} steps at {at}: take a smaller "
             "step_size, or let a warm-up find it (warmup=500)",
             AcceptanceWarning,
-            stacklevel=3,
+            stacklevel=_depth(),
         )
     if total * chains.steps >= 10_000 and bool((chains.acceptance == 1).all()):
         warnings.warn(
             f"acceptance is 1 for all of {total} chains over {chains.steps} steps at {at}: the chains move less than "
             "they could; take a larger step_size, or let a warm-up find it (warmup=500)",
             AcceptanceWarning,
-            stacklevel=3,
+            stacklevel=_depth(),
         )
 
 
-def finite_rows(x: Tensor) -> Tensor:
-    """Which chains of ``x`` ``[B, *E]`` are finite, ``[B]``."""
-    return torch.isfinite(x).flatten(1).all(1)
+def _depth() -> int:
+    """The ``stacklevel`` of a warning that points at the first caller outside the package and torch's decorators."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("unidiff", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def horizon(x: Tensor) -> Tensor:
+    """How far out chains that start at ``x`` ``[B, *E]`` have run away, ``[]``."""
+    return RUNAWAY * (1 + x.detach().abs().max())
+
+
+def steady_rows(x: Tensor, beyond: Tensor) -> Tensor:
+    """Which chains of ``x`` ``[B, *E]`` are finite and within ``beyond``, ``[B]``."""
+    return (x.abs() < beyond).flatten(1).all(1)

@@ -8,6 +8,16 @@ chain, the reverse SDE, DDIM or Euler. It leaves the marginal q_s by its error; 
 so that ‖δ g‖ = r ‖√(2δ) ξ‖: r is the signal-to-noise ratio of the step (their 0.16). The two norms are means over the
 batch, as in their code: one chain's own ‖g‖ vanishes at a mode, and its step would have no bound. Chains of one run are
 coupled through δ, by O(1/√B). Without noise at t_0 there is no law to correct towards, and the last row stands alone.
+
+A mean over few chains vanishes too, and a chain alone steps furthest where it should stay. So δ is held to the scale of
+the level:
+
+    δ = min(2 (r ‖ξ‖/‖g‖)², ½σ²).
+
+By Tweedie x + ½σ²g is half way to α x̂_0, and since −∇g ≼ I/σ² in every noised law, a step of ½σ² is stable in all of
+them. Where noise is all that is heard ‖g‖ ≈ ‖ξ‖/σ, and the step at r = 0.16 is 0.05 σ², a tenth of the bound. For many
+chains the bound speaks only where E‖g‖² < 4r²D/σ², on levels whose noise is no more than a finish on smooth data. It is
+σ²'s own, and grows with a VE state.
 """
 
 from __future__ import annotations
@@ -21,6 +31,7 @@ from unidiff.core.boundary import check_count, check_name, check_positive
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.tables import build, default_grid
+from unidiff.score.chains import horizon
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
 from unidiff.score.unadjusted import langevin_step
 
@@ -29,10 +40,14 @@ Predictor = Literal["sde", "ancestral", "ddim", "euler"]
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 
 
-def correct(x: Tensor, score: Tensor, noise: Tensor, snr: float) -> Tensor:
-    """One corrector step from ``x`` with its ``score`` and ``noise``, all ``[B, *E]``, at signal-to-noise ratio ``snr``."""
+def correct(x: Tensor, score: Tensor, noise: Tensor, sigma: Tensor, snr: float) -> Tensor:
+    """One corrector step from ``x`` with its ``score`` and ``noise``, all ``[B, *E]``, at signal-to-noise ratio ``snr``.
+
+    ``sigma`` is the level's, ``[]``.
+    """
     size, slope = noise.flatten(1).norm(dim=1).mean(), score.flatten(1).norm(dim=1).mean()
-    return langevin_step(x, score, 2 * (snr * size / slope).square(), noise)
+    # fmin, for a score of zero, at which 0/0 is no number.
+    return langevin_step(x, score, torch.fmin(2 * (snr * size / slope).square(), 0.5 * sigma.square()), noise)
 
 
 class PredictorCorrector:
@@ -87,13 +102,13 @@ class PredictorCorrector:
         on_row: OnRow | None = None,
     ) -> Tensor:
         """From ``x`` ``[B, *E]`` at t = 1 to the grid's first time; arguments and errors as below."""
+        check_run(self.core, x, noise, self.total, self.draws)
         condition = self.core.check_arguments("x", x, condition, self.guidance)
-        check_run(x, noise, self.total, self.draws)
         early, late = (None, None) if noise is None else (noise[: self.split], noise[self.split :, :1])
-        tell = told(on_row, self.total)
+        tell, beyond = told(on_row, self.total), horizon(x)
         x = self._both(x, generator, early, condition, tell)
         x = self._alone(x, generator, late, condition, lambda done: tell(self.split + done))
-        return check_end(x, self.total, "snr", self.snr)
+        return check_end(x, beyond, self.total, "snr", self.snr)
 
     def _predict(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
         x0 = self.core.denoiser(x, level_of(row[4:]), condition, self.guidance).x0
@@ -102,7 +117,8 @@ class PredictorCorrector:
     def _predict_and_correct(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
         x = self._predict(x, row, xi, condition)
         for own in xi[1:].unbind():
-            x = correct(x, self.core.denoiser(x, level_of(row), condition, self.guidance).score, own, self.snr)
+            level = level_of(row)
+            x = correct(x, self.core.denoiser(x, level, condition, self.guidance).score, own, level.sigma, self.snr)
         return x
 
 
@@ -143,7 +159,7 @@ def predictor_corrector(
     Raises:
         ValueError: as :class:`PredictorCorrector`; steps below 1, both or neither of n and x, x or noise of another
             shape.
-        Divergence: chains are not finite at the end; it carries the finite ones.
+        Divergence: chains are not finite at the end, or have run away; it carries the others.
     """
     check_name("predictor", predictor, PREDICTORS)
     if grid is None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_state
+from unidiff.core.boundary import check_count, check_finite
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.replay import Replay, lent
-from unidiff.score.chains import Divergence, finite_rows
+from unidiff.score.chains import Divergence, steady_rows
+from unidiff.score.target import check_chains
 
 # (x, row of the table, draws of that row [K, B, *E], condition) -> x
 Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -133,7 +134,7 @@ def begin(
     """The start of an annealed run: ``x`` ``[B, *E]``, or n draws of N(0, std²).
 
     Raises:
-        ValueError: both or neither of n and x; x not ``[B, *E]`` or not finite.
+        ValueError: both or neither of n and x; x not ``[B, *E]`` with B at least 1, half precision or not finite.
     """
     if (n is None) == (x is None):
         raise ValueError(f"give n or x, one of them, got n = {n!r} and x {'given' if x is not None else 'left out'}")
@@ -141,7 +142,7 @@ def begin(
         device = core.home(generator) if device is None else device
         shape = (check_count("n", n), *core.event_shape)  # pyright: ignore[reportArgumentType]
         x = std * torch.randn(shape, generator=generator, dtype=dtype, device=device)
-    check_state("x", x, core.event_shape)
+    check_chains(x, core.event_shape)
     return check_finite("x", x.detach())
 
 
@@ -150,17 +151,16 @@ def told(on_row: OnRow | None, total: int) -> Callable[[int], None]:
     return (lambda done: None) if on_row is None else (lambda done: on_row(done, total))
 
 
-def check_run(x: Tensor, noise: Tensor | None, rows: int, draws: int) -> None:
-    """Refuse a state in half precision, and draws of another shape than ``[rows, draws, B, *E]``."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"x must be float32 or wider (a chain's state is never half precision), got {x.dtype}")
+def check_run(core: Diffusion, x: Tensor, noise: Tensor | None, rows: int, draws: int) -> None:
+    """Refuse what is no state of chains, and draws of another shape than ``[rows, draws, B, *E]``."""
+    check_chains(x, core.event_shape)
     if noise is not None and noise.shape != (rows, draws, *x.shape):
         raise ValueError(f"noise must have shape {[rows, draws, *x.shape]}, got {list(noise.shape)}")
 
 
-def check_end(x: Tensor, rows: int, knob: str, value: float) -> Tensor:
-    """``x``, or :class:`~unidiff.score.chains.Divergence` with the finite rows."""
-    finite = finite_rows(x)
-    if not bool(finite.all()):
-        raise Divergence(x[finite], len(x), "row", rows, knob, value)
+def check_end(x: Tensor, beyond: Tensor, rows: int, knob: str, value: float) -> Tensor:
+    """``x``, or :class:`~unidiff.score.chains.Divergence` with the rows that are finite and within ``beyond``."""
+    good = steady_rows(x, beyond)
+    if not bool(good.all()):
+        raise Divergence(x, good, "row", rows, knob, value)
     return x

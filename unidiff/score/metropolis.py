@@ -13,8 +13,8 @@ MALA is L = 1 with ε = √(2δ): the proposal is x + δ s(x) + √(2δ) ξ, and
 ½‖p‖² − ½‖p′‖² = log q(x|x′) − log q(x′|x) (Roberts & Tweedie 1996, section 1.4; Neal 2011, section 5.2). Written so,
 nothing of the size of x is subtracted, as it is in (‖x′ − x − δs‖² − ‖x − x′ − δs′‖²)/4δ, which fails in float32.
 
-log π(x′) − log π(x) is the law's own where it has one, else the score's integral (:mod:`unidiff.score.path`); its
-estimated error e moves an acceptance probability by at most the factor e^{±e}.
+log π(x′) − log π(x) is the law's own where it has one, else the score's integral (:mod:`unidiff.score.path`). An error
+of e in it moves an acceptance probability by at most the factor e^{±e}; the estimate of it is good where it is small.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class HMC(Kernel):
             the state with another L now and then.
 
     Raises:
+        TypeError: a step size that is no number.
         ValueError: a step size that is not positive and finite, or leapfrog below 1.
     """
 

@@ -5,8 +5,11 @@ r"""A difference of log-densities from the score alone: the fundamental theorem 
 by the five-point Gauss–Lobatto rule on each of P equal panels of [0, 1]: exact for a log-density that is a polynomial
 of degree 8 along the path, error O(P⁻⁸) for a smooth one. Lobatto, not Gauss–Legendre, because a Metropolis step has
 both end points' scores anyway: 4P − 1 new evaluations. The three-point rule (Simpson's) on the same panels shares all
-its nodes; the difference of the two estimates Simpson's error, and so bounds from above, in practice by orders of
-magnitude, what the five-point rule leaves (Abramowitz & Stegun 1964, 25.4.32; Davis & Rabinowitz 1984, section 4.9).
+its nodes; the difference of the two estimates Simpson's error, of order P⁻⁴, and stands in for the five-point rule's,
+which is smaller where both have begun to converge (Abramowitz & Stegun 1964, 25.4.32; Davis & Rabinowitz 1984, section
+4.9). It is an estimate, no bound. On a mixture of scales 0.15 to 0.55, at one panel, the true error exceeds it in none
+of 20 000 moves of 0.2 an axis, in 0.2% of moves of 0.5, 2% of 1 and 12% of 3. It is to be believed on paths no longer
+than the law's scales, where it is a tenth of a nat or less; beyond, take more panels or shorter moves.
 
 The value is antisymmetric, log π(y) − log π(x) = −(log π(x) − log π(y)), node by node. For a learned score that is no
 gradient field it depends on the path: detailed balance then holds pair by pair with the straight path's work, and the

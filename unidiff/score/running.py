@@ -2,22 +2,25 @@ r"""One loop for every kernel: thousands of chains, one step each, again and aga
 
 A run is cut into blocks of up to 16 steps (fewer on a CPU, where a block's draws should stay in cache). A block's
 draws are made at once; on a GPU a block is a CUDA graph, captured once for each length and replayed, so that neither
-the host nor the gaps between launches are waited for. Between blocks, and only there, states are kept, finiteness is
+the host nor the gaps between launches are waited for. Between blocks, and only there, states are kept, chains are
 looked at (about every 128 steps) and progress is told. An eager run walks the same blocks: same draws, same states.
+The blocks are the same whatever is kept: asking for a trace changes no draw.
+
+A look stops a run whose chains are not finite or have run away (:mod:`unidiff.score.chains`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_alike, check_count
-from unidiff.score.adaptation import DualAveraging
+from unidiff.score.adaptation import DualAveraging, check_acceptance
 from unidiff.score.blocks import Captured, Eager
-from unidiff.score.chains import Chains, Divergence, finite_rows, warn_of_acceptance
+from unidiff.score.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
 from unidiff.score.state import Kernel, Noise, State
 from unidiff.score.target import Target
 from unidiff.worlds.world import World
@@ -49,6 +52,7 @@ class Langevin:
         self.graph = graph
         self._captured: dict[object, Captured] = {}
 
+    @torch.inference_mode(False)  # an energy is differentiated, also where the caller wants no gradient
     @torch.no_grad()
     def __call__(
         self,
@@ -68,29 +72,41 @@ class Langevin:
         check_count("warmup", warmup, 0)
         if keep_every is not None and check_count("keep_every", keep_every) > steps:
             raise ValueError(f"keep_every must be at most steps = {steps}, got {keep_every}")
-        if acceptance is not None and not self.kernel.metropolis:
-            raise ValueError(
-                f"acceptance is MALA's and HMC's, got {acceptance} for {self.kernel}, which rejects nothing"
-            )
+        if acceptance is not None:
+            self._check_acceptance(acceptance, warmup, adapt)
         state, kernel = self._start(x, generator), self.kernel
         self._check_noise(noise, state.x, steps, warmup)
-        total = warmup + steps
+        total, beyond = warmup + steps, horizon(state.x)
         if warmup:
             wanted = kernel.best_acceptance if acceptance is None else acceptance
             search = None
             if adapt and wanted is not None:
                 search = DualAveraging(kernel.step_size, wanted, state.x)
             chains = self._chains(Eager(self.target, kernel, state, generator, search), captured=self.graph)
-            _walk(chains, kernel, _Walk(warmup, None, "warm-up step", _told(on_step, 0, total)))
+            _walk(chains, kernel, _Walk(warmup, None, beyond, "warm-up step", _told(on_step, 0, total)))
             state = chains.state.clone()
             kernel = kernel if chains.adaptation is None else replace(kernel, step_size=chains.adaptation.result())
         captured = False if noise is not None else self.graph
         chains = self._chains(Eager(self.target, kernel, state, generator), captured)
-        done = _walk(chains, kernel, _Walk(steps, keep_every, "step", _told(on_step, warmup, total)), noise)
+        done = _walk(chains, kernel, _Walk(steps, keep_every, beyond, "step", _told(on_step, warmup, total)), noise)
         warn_of_acceptance(done)
         return done
 
+    def _check_acceptance(self, acceptance: float, warmup: int, adapt: bool) -> None:
+        if not self.kernel.metropolis:
+            raise ValueError(
+                f"acceptance is MALA's and HMC's, got {acceptance} for {self.kernel}, which rejects nothing"
+            )
+        check_acceptance(acceptance)
+        if not (warmup and adapt):
+            raise ValueError(
+                f"acceptance is what a warm-up tunes the step size to: give warmup and leave adapt on, got acceptance = "
+                f"{acceptance} with warmup = {warmup} and adapt = {adapt}"
+            )
+
     def _start(self, x: Tensor | State, generator: torch.Generator | None) -> State:
+        if isinstance(x, Chains):
+            raise TypeError("x must be a tensor or a State, got Chains: pass their .state to go on from them")
         at, velocity = (x.x, x.velocity) if isinstance(x, State) else (x, None)
         state = self.kernel.start(self.target, at.detach() if isinstance(at, Tensor) else at, velocity)
         if not self.kernel.has_velocity:
@@ -137,39 +153,30 @@ class _Walk:
 
     steps: int
     keep_every: int | None
+    beyond: Tensor
     phase: str
     on_done: Callable[[int], None]
-
-    def blocks(self, longest: int) -> Iterator[int]:
-        """Lengths of at most ``longest`` that stop wherever a state is kept or looked at."""
-        stops = {*range(CHECK_EVERY, self.steps, CHECK_EVERY), self.steps}
-        if self.keep_every is not None:
-            stops |= set(range(self.keep_every, self.steps, self.keep_every))
-        before = 0
-        for stop in sorted(stops):
-            while before < stop:
-                yield min(longest, stop - before)
-                before += min(longest, stop - before)
 
 
 def _walk(chains: Eager | Captured, kernel: Kernel, walk: _Walk, noise: Noise | None = None) -> Chains:
     x, every = chains.state.x, walk.keep_every
     most = (GPU_DRAWS if x.is_cuda else CPU_DRAWS) // max(1, x.numel())
-    blocks = list(walk.blocks(max(1, min(UNROLL, most))))
-    chains.prepare(set(blocks))
+    longest = max(1, min(UNROLL, most))
+    blocks = [min(longest, walk.steps - before) for before in range(0, walk.steps, longest)]
+    chains.prepare(set(blocks), every is not None)
     trace = None if every is None else x.new_empty((walk.steps // every, *x.shape))
     done = 0
     with chains.drawing():
         for n in blocks:
             chains.block(n, None if noise is None else noise[done : done + n])
-            done += n
-            if trace is not None and every is not None and done % every == 0:
-                trace[done // every - 1].copy_(chains.state.x)
-            # A finite sum has finite terms; a sum that overflows is looked at chain by chain, and may pass.
-            looked = done % CHECK_EVERY == 0 or done == walk.steps
-            if looked and not bool(torch.isfinite(chains.state.x.sum())):
+            before, done = done, done + n
+            if trace is not None and every is not None:
+                for k in range(before // every, done // every):
+                    trace[k].copy_(chains.path[(k + 1) * every - before - 1])
+            looked = done // CHECK_EVERY > before // CHECK_EVERY or done == walk.steps
+            if looked and not _steady(chains.state.x, walk.beyond):
                 kept = None if trace is None or every is None else trace[: done // every]
-                _check_finite(_result(chains, kernel, done, kept), walk.phase)
+                _diverge(_result(chains, kernel, done, kept), walk)
             walk.on_done(done)
     return _result(chains, kernel, done, trace)
 
@@ -184,11 +191,15 @@ def _result(chains: Eager | Captured, kernel: Kernel, steps: int, trace: Tensor 
     return Chains(state, kernel, steps, trace, accepted / steps, error / steady, divergent.long(), own)
 
 
-def _check_finite(chains: Chains, phase: str) -> None:
-    finite = finite_rows(chains.x)
-    if not bool(finite.all()):
-        good = chains[finite]
-        raise Divergence(good.x, len(finite), phase, chains.steps, "step_size", chains.step_size, good)
+def _steady(x: Tensor, beyond: Tensor) -> bool:
+    # Of the extremes, NaN is passed on, and nothing is less than it.
+    low, high = torch.aminmax(x)
+    return bool((high < beyond) & (-low < beyond))
+
+
+def _diverge(chains: Chains, walk: _Walk) -> None:
+    good = steady_rows(chains.x, walk.beyond)
+    raise Divergence(chains.x, good, walk.phase, chains.steps, "step_size", chains.step_size, chains[good])
 
 
 def _told(on_step: OnStep | None, before: int, total: int) -> Callable[[int], None]:
@@ -219,9 +230,9 @@ def langevin(
         kernel: ``ULA(step_size)``, ``MALA(step_size)``, ``HMC(step_size, leapfrog)`` or ``BAOAB(step_size, friction)``.
         warmup: steps before, of which nothing is kept.
         adapt: whether a kernel that rejects finds its step size in the warm-up, then frozen.
-        acceptance: the acceptance it is tuned to; None takes the kernel's own best in many dimensions.
+        acceptance: the acceptance it is tuned to, in (0, 1); None takes the kernel's own best in many dimensions.
         keep_every: keep every so many-th state in the trace; None keeps none.
-        generator: the source of all draws, on x's device.
+        generator: the source of all draws, on x's device. Same seed, same bits, whatever is kept.
         noise: the draws themselves, in place of a generator, for runs without a warm-up. (A velocity that the state
             lacks is still drawn from the generator.)
         on_step: progress, called between blocks of steps with (steps done, of all).
@@ -233,9 +244,10 @@ def langevin(
 
     Raises:
         TypeError: target, kernel or x of another kind.
-        ValueError: x is not ``[B, *E]`` or not finite, the law's score has another shape than x or is not finite there;
-            steps, warmup or keep_every out of range; noise of another shape.
-        Divergence: chains are no longer finite. It carries the finite ones.
+        ValueError: x is not ``[B, *E]`` with B at least 1 or not finite, the law's score has another shape than x or is
+            not finite there; steps, warmup, keep_every or acceptance out of range; acceptance without a warm-up that
+            adapts; noise of another shape.
+        Divergence: chains are no longer finite, or have run away. It carries the others.
 
     Warns:
         AcceptanceWarning: chains that accepted nothing, or everything.

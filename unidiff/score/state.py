@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from numbers import Real
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -92,6 +93,7 @@ class Kernel(ABC):
         step_size: in the kernel's own unit, stated by each.
 
     Raises:
+        TypeError: a step size that is no number.
         ValueError: a step size that is not positive and finite.
     """
 
@@ -101,7 +103,7 @@ class Kernel(ABC):
     best_acceptance: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
+        check_scale("step_size", self.step_size)
 
     def start(self, law: Target, x: Tensor, velocity: Tensor | None = None) -> State:
         """The state of chains at ``x`` ``[B, *E]``, with a ``velocity`` ``[B, *E]`` for kernels that have one.
@@ -125,6 +127,13 @@ class Kernel(ABC):
             normal: standard normal draws, ``[B, *E]``.
             uniform: uniform draws, ``[B]``, for a kernel that accepts and rejects.
         """
+
+
+def check_scale(argument: str, value: Any) -> float:
+    """``value`` if it is a finite number above zero; a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    return check_positive(argument, float(value))
 
 
 def add_scaled(x: Tensor, scale: float | Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:

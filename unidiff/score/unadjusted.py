@@ -26,8 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_positive
-from unidiff.score.state import Kernel, Move, State, add_scaled
+from unidiff.score.state import Kernel, Move, State, add_scaled, check_scale
 from unidiff.score.target import Target
 
 
@@ -62,6 +61,7 @@ class BAOAB(Kernel):
         friction: γ > 0, per unit of h. Small is nearly Hamiltonian, large is overdamped.
 
     Raises:
+        TypeError: a step size or friction that is no number.
         ValueError: a step size or friction that is not positive and finite.
     """
 
@@ -70,7 +70,7 @@ class BAOAB(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("friction", self.friction)
+        check_scale("friction", self.friction)
 
     def step(
         self, law: Target, state: State, step_size: float | Tensor, normal: Tensor, uniform: Tensor | None = None
