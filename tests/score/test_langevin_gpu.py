@@ -65,6 +65,19 @@ def test_a_captured_run_is_the_eager_run(kernel: Kernel, kind: str) -> None:
         torch.testing.assert_close(one.energy_error, two.energy_error, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_trace_changes_no_draw_of_a_captured_run(kernel: Kernel) -> None:
+    run = Langevin(targets()["energy"], kernel)
+    whole = run(start(), 45, generator=seeded(1))
+    path = run(start(), 45, generator=seeded(1), keep_every=1).trace
+    nine = run(start(), 45, generator=seeded(1), keep_every=9)
+    assert path is not None
+    assert nine.trace is not None
+    assert torch.equal(nine.x, whole.x)
+    assert torch.equal(path[-1], whole.x)
+    assert torch.equal(nine.trace, path[8::9])
+
+
 @pytest.mark.parametrize("kernel", [MALA(1e-3), HMC(1.0, leapfrog=3)])
 def test_a_captured_warm_up_finds_the_same_step_size(kernel: Kernel) -> None:
     one, two = (
