@@ -73,7 +73,8 @@ class AnnealedGaussian(Algebraic):
         )
         score = case.world.diffuse(last.alpha.detach(), last.sigma.detach()).score(end)
         x0 = (end + last.sigma.square() * score) / last.alpha
-        yield Sides(found, x0.detach(), denoiser_kappa(case, end, last) + (end.abs() / last.alpha).detach())
+        kappa = denoiser_kappa(case, end, last) + (end.abs() / last.alpha).detach()
+        yield Sides(found, x0.detach(), kappa * (1 + last.log_snr.detach().abs()))
 
     def _recursion(
         self, case: Case, ends: tuple[float, float], levels: int, steps: int, kappa: float

@@ -242,7 +242,9 @@ class PathSimpson(Algebraic):
     """
 
     name = "score-path-error"
-    statement = r"\log q_t(y)-\log q_t(x)=\hat\Delta-\hat e=\tfrac16\left(s(x)+4s(\tfrac{x+y}2)+s(y)\right)\cdot(y-x)"
+    statement = (
+        r"\log q_t(y)-\log q_t(x)=\hat\Delta-\hat e=\frac{1}{6}\left(s(x)+4s(\frac{x+y}{2})+s(y)\right)\cdot(y-x)"
+    )
     views = ("score", "ebm")
     source = "Davis & Rabinowitz 1984, section 2.2"
     subject = "schedule"

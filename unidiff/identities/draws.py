@@ -27,7 +27,7 @@ class SamplerNoiseWhite(MonteCarlo):
     """
 
     name = "sampler-noise-white"
-    statement = r"E[x_ix_j]=\delta_{ij}\sum_k\left(n_k\textstyle\prod_{j>k}a_j\right)^2,\quad x\leftarrow a_kx+n_k\xi_k"
+    statement = r"E[x_ix_j]=\delta_{ij}\sum_k\left(n_k\prod_{j>k}a_j\right)^2,\quad x\leftarrow a_kx+n_k\xi_k"
     views = ("core", "score", "vae", "rl")
     source = "Ho et al. 2020, algorithm 2; Song et al. 2021 (SDE), algorithm 2"
     conditions = "the stochastic methods, drawing for themselves, on a data set of one point"

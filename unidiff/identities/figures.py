@@ -32,8 +32,8 @@ class StudentInterval(Algebraic):
 
     name = "student-interval"
     statement = (
-        r"t_1(p)=\tan\pi(p-\tfrac12),\quad t_2(p)=\frac{2p-1}{\sqrt{2p(1-p)}},\quad"
-        r"\frac{h-l}2=t_{n-1}(0.975)\,\frac s{\sqrt n}"
+        r"t_1(p)=\tan\,\pi(p-\tfrac{1}{2}),\quad t_2(p)=\frac{2p-1}{\sqrt{2p(1-p)}},\quad"
+        r"\frac{h-l}{2}=t_{n-1}(0.975)\,\frac{s}{\sqrt{n}}"
     )
     views = ("score",)
     source = "Student 1908; Johnson, Kotz & Balakrishnan 1995, section 28.2"
@@ -65,7 +65,7 @@ class BitsOfRawData(Algebraic):
     """
 
     name = "bits-of-raw-data"
-    statement = r"-\frac{\log_2p_{\mathrm{raw}}(y)}D=-\frac1{\ln2}\left(\frac{\log p(x)}D+\log c\right),\quad x=c\,y+d"
+    statement = r"-\frac{\log_2\,p_{\mathrm{raw}}(y)}{D}=-\frac{1}{\log 2}\left(\frac{\log p(x)}{D}+\log c\right),\quad x=c\,y+d"
     views = ("score",)
     source = "Theis et al. 2016, section 3.1"
     conditions = "Gaussian data, float64; once, for it knows of no schedule"

@@ -157,7 +157,7 @@ class DualAveragingMeets(Quadrature):
             for _ in range(n):
                 search.update(-search.step_size[None] / narrow)
             found.append(search.log_average.clone())
-        return torch.stack(found), torch.full((2,), math.log(-narrow * math.log(0.6)), dtype=torch.float64)
+        return torch.stack(found), torch.full_like(torch.stack(found), math.log(-narrow * math.log(0.6)))
 
     def rounding(self, case: Case) -> float:
         return case.eps

@@ -123,7 +123,7 @@ class StepToDataIsTold(Bound):
     """What is reported of the first stretch: at least a third of each datum's error, at most 20 times the largest."""
 
     name = "step-to-data-is-told"
-    statement = r"\frac13|\log p-\log\hat p|\le\widehat{\mathrm{err}}\le20\max|\log p-\log\hat p|"
+    statement = r"\frac{1}{3}\,d\leq \hat e\leq 20\,\max\,d,\quad d=|\log p-\log\hat p|"
     views = ("score",)
     source = "Richardson 1911; Hairer et al. 1993, section II.4"
     conditions = "Gaussian data, the exact denoiser, log-SNR 6 at t_0; one schedule of each convention"
@@ -170,7 +170,7 @@ class ProbeError(MonteCarlo):
     """
 
     name = "probe-error"
-    statement = r"E_v\left[(\log p_v-\log p)^2\right]=E_v\left[\frac{s_v^2}K\right]"
+    statement = r"E_v\left[(\log p_v-\log p)^2\right]=E_v\left[\frac{s_v^2}{K}\right]"
     views = ("score",)
     source = "Hutchinson 1989; Bessel's correction"
     conditions = "Gaussian data, the exact denoiser, float64"

@@ -48,7 +48,7 @@ class UniformDirections(MonteCarlo):
     """Directions are unit vectors, even over the sphere: the mean of |u·m| in closed form. Size: that mean."""
 
     name = "uniform-directions"
-    statement = r"E_u\left|u\cdot m\right|=\|m\|\,\frac{\Gamma(D/2)}{\sqrt\pi\,\Gamma((D+1)/2)}"
+    statement = r"E_u\left|u\cdot m\right|=\|m\|\,\frac{\Gamma(D/2)}{\sqrt{\pi}\,\Gamma((D+1)/2)}"
     views = ("core",)
     source = "Muller 1959; Bonneel et al. 2015, section 2"
     subject = "schedule"
@@ -108,7 +108,7 @@ class NllIsEntropy(MonteCarlo):
 
     name = "nll-is-entropy"
     statement = (
-        r"E\left[-\tfrac1n\textstyle\sum\log p(x_i)\right]=H,\quad E\left[(\mathrm{NLL}-H)^2-\mathrm{s.e.}^2\right]=0"
+        r"E\left[-\frac{1}{n}\sum_i\log p(x_i)\right]=H,\quad E\left[(\mathrm{NLL}-H)^2-\mathrm{s.e.}^2\right]=0"
     )
     views = ("core", "thermo")
     source = "Cover & Thomas 2006, eq. 8.1; Bessel 1818"

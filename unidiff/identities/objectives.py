@@ -111,5 +111,7 @@ class LabelledObjective(Algebraic):
         found = model.loss(x0, "explicit", case.t, noise=case.noise, condition=label, world=world)
         field = smooth_field(case, case.xt)[0].norm(dim=1)
         size = level.sigma * world.given(label).diffuse(level.alpha, level.sigma).score(case.xt).norm(dim=1)
-        kappa = lean * field * (lean * field + size * logit_kappa(case, case.xt, level))
+        # ε̂ is z less αx̂_0, over σ.
+        reach = 2 * case.xt.norm(dim=1) / level.sigma
+        kappa = lean * field * (lean * field + reach + size * logit_kappa(case, case.xt, level))
         yield Sides(found, (lean * field).square(), kappa)

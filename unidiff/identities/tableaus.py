@@ -61,8 +61,8 @@ class OrderConditions(Algebraic):
 
     name = "order-conditions"
     statement = (
-        r"\sum_i b_i\Phi_i(t)=\frac1{\gamma(t)},\ |t|\le p;\quad"
-        r"\sum_i(b_i-e_i)\Phi_i(t)=\frac1{\gamma(t)},\ |t|\le p-1;\quad\sum_ja_{ij}=c_i"
+        r"\sum_i b_i\Phi_i(t)=\frac{1}{\gamma(t)},\ \vert t\vert\leq p;\quad "
+        r"\sum_i(b_i-e_i)\Phi_i(t)=\frac{1}{\gamma(t)},\ \vert t\vert\leq p-1;\quad \sum_ja_{ij}=c_i"
     )
     views = ("score",)
     source = "Butcher 2016, theorem 315A; Dormand & Prince 1980, table 2"
