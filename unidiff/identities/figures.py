@@ -65,7 +65,10 @@ class BitsOfRawData(Algebraic):
     """
 
     name = "bits-of-raw-data"
-    statement = r"-\frac{\log_2\,p_{\mathrm{raw}}(y)}{D}=-\frac{1}{\log 2}\left(\frac{\log p(x)}{D}+\log c\right),\quad x=c\,y+d"
+    statement = (
+        r"-\frac{\log_2\,p_{\mathrm{raw}}(y)}{D}=-\frac{1}{\log 2}\left(\frac{\log p(x)}{D}+\log c\right),"
+        r"\quad x=c\,y+d"
+    )
     views = ("score",)
     source = "Theis et al. 2016, section 3.1"
     conditions = "Gaussian data, float64; once, for it knows of no schedule"

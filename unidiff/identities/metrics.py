@@ -87,7 +87,9 @@ class MmdOfGaussians(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         width, n, dim, sets = 1.3, 5, 2, 800
         scales, m = (1.0, 0.6), torch.tensor([2.4, -1.2], dtype=torch.float64)
-        draws = torch.randn(2, sets, n, dim, generator=case.generator("mmd"), dtype=torch.float64).cpu()
+        draws = torch.randn(
+            2, sets, n, dim, generator=case.generator("mmd"), dtype=torch.float64, device=case.device
+        ).cpu()
         x, y = scales[0] * draws[0], m + scales[1] * draws[1]
         found = torch.tensor([mmd2(a, b, bandwidth=width) for a, b in zip(x, y, strict=True)], dtype=torch.float64)
 

@@ -84,11 +84,12 @@ class _Captured:
         self.rows = rows.columns.shape[0]
         self.state, self.counter = x.clone(), torch.zeros(1, dtype=torch.long, device=x.device)
         self.condition = None if condition is None else condition.clone()
-        self.own, table = torch.Generator(device=x.device), rows.columns.to(x)
+        # A graph reads by address: what it reads lives as long as it does.
+        self.own, self.table = torch.Generator(device=x.device), rows.columns.to(x)
 
         def work() -> None:
             xi = torch.randn((rows.draws, *x.shape), generator=self.own, dtype=x.dtype, device=x.device)
-            row = table.index_select(0, self.counter)[0]
+            row = self.table.index_select(0, self.counter)[0]
             self.state.copy_(rows.step(self.state, row, xi, self.condition))
             self.counter.add_(1)
 
