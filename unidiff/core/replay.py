@@ -1,8 +1,8 @@
 r"""Work on fixed tensors as a CUDA graph: captured once, replayed without the host.
 
 What is captured reads and writes the same memory each time, so that whoever replays it keeps alive what it reads; what it
-writes are its registers. It is run twice on a side stream before the
-capture, as CUDA graphs ask; registers and generator are put back as they were, so that a capture leaves no trace.
+writes are its registers. It is run twice on a side stream before the capture, as CUDA graphs ask; registers and generator
+are put back as they were, so that a capture leaves no trace.
 """
 
 from __future__ import annotations
