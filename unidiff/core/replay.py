@@ -53,6 +53,14 @@ class Replay:
         self._graph.replay()
 
 
+def recorded(x: Tensor, condition: Tensor | None, training: bool) -> tuple[object, ...]:
+    """What a capture on ``x`` is bound to: runs that agree in it may share one.
+
+    Autocast and the modules' mode change what is recorded; parameters are read through their storage.
+    """
+    return x.shape, x.dtype, x.device, condition is None, torch.is_autocast_enabled(x.device.type), training
+
+
 @contextmanager
 def _uncached() -> Iterator[None]:
     # Autocast's copies of the weights live as long as its context: a replay must make its own.

@@ -27,7 +27,7 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
-from unidiff.core.replay import Replay, lent
+from unidiff.core.replay import Replay, lent, recorded
 from unidiff.core.tables import METHODS, Method, Table, build, default_grid
 
 MOST_NOISE_AHEAD = 2**22
@@ -132,11 +132,7 @@ class Sampler:
         condition: Tensor | None,
         on_row: Callable[[int, int], None] | None,
     ) -> Tensor:
-        # Autocast and the modules' mode change what a capture records; parameters are read through their storage.
-        key = (
-            x.shape, x.dtype, x.device, None if condition is None else condition.shape,
-            torch.is_autocast_enabled(x.device.type), self.core.training,
-        )  # fmt: skip
+        key = recorded(x, condition, self.core.training)
         if key not in self._captured:
             self._captured[key] = _Captured(self, x, condition)
         return self._captured[key].run(x, generator, condition, on_row)

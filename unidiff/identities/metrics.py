@@ -12,7 +12,6 @@ from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
 from unidiff.train.metrics import directions, mmd2, nll, sliced_wasserstein
-from unidiff.worlds import PointCloud
 
 
 def _here(case: Case) -> bool:
@@ -119,7 +118,7 @@ class NllIsEntropy(MonteCarlo):
     bound = 0.6
 
     def applies(self, case: Case) -> bool:
-        return _here(case) and not isinstance(case.world, PointCloud)
+        return _here(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         sets, n = 1000, 32

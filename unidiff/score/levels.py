@@ -13,7 +13,7 @@ from torch import Tensor
 from unidiff.core.boundary import check_count, check_finite
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
-from unidiff.core.replay import Replay, lent
+from unidiff.core.replay import Replay, lent, recorded
 from unidiff.score.chains import Divergence, steady_rows
 from unidiff.score.target import check_chains
 
@@ -68,10 +68,7 @@ class Rows:
         return x
 
     def _capture(self, x: Tensor, condition: Tensor | None) -> _Captured:
-        # Autocast and the modules' mode change what a capture records; parameters are read through their storage.
-        key = (
-            x.shape, x.dtype, x.device, condition is None, torch.is_autocast_enabled(x.device.type), self.core.training
-        )  # fmt: skip
+        key = recorded(x, condition, self.core.training)
         if key not in self._captured:
             self._captured[key] = _Captured(self, x, condition)
         return self._captured[key]
