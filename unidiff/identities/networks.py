@@ -17,9 +17,8 @@ from unidiff.core.schedule import Schedule
 from unidiff.core.tables import METHODS
 from unidiff.identities.orders import STEPS, sampler_errors
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.config import TrainConfig
-from unidiff.train.data import Dataset, load_data
-from unidiff.train.data import names as data_names
+from unidiff.train.build import redraw
+from unidiff.train.data import Dataset
 from unidiff.train.presets import quick_digits
 from unidiff.train.toys import LAWS
 from unidiff.worlds import Gaussian, OracleDenoiser, PointCloud, library
@@ -81,13 +80,8 @@ def from_checkpoint(path: str | Path) -> Subject:
 
 def _trained_on(about: Mapping[str, Any]) -> Dataset | None:
     """The data of a run, drawn anew, if they are a named set; None if they are not, or not to the bit those that it had."""
-    told, options = about.get("data", {}), about.get("train", {})
-    if told.get("name") not in data_names():
-        return None
-    config = TrainConfig.from_dict(options)
-    data = load_data(told["name"], n=told["n"], generator=_generator(config.seed), dtype=config.torch_dtype)
-    data = data.flatten() if config.network == "mlp" else data
-    return data if data.fingerprint() == told.get("fingerprint") else None
+    data = redraw(about) if "train" in about else None
+    return data if data is not None and data.fingerprint() == about["data"].get("fingerprint") else None
 
 
 def stand_in(event_shape: tuple[int, ...]) -> World:

@@ -1,4 +1,4 @@
-"""From a configuration and data to a core with new parameters."""
+"""From a configuration and data to a core with new parameters, and from a run's record back to its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
 from unidiff.train.config import TrainConfig
-from unidiff.train.data import Dataset
+from unidiff.train.data import Dataset, load_data, names
 
 
 def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
@@ -38,6 +38,22 @@ def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
     )
     core = Diffusion(Schedule.named(config.schedule), denoiser)
     return core.to(device=config.torch_device, dtype=config.torch_dtype)
+
+
+def redraw(kept: Mapping[str, Any]) -> Dataset | None:
+    """A checkpoint's data, drawn anew as ``unidiff train`` drew them; None if they are no named set."""
+    about = kept.get("data", {})
+    if about.get("name") not in names():
+        return None
+    config = TrainConfig.from_dict(kept["train"])
+    generator = torch.Generator().manual_seed(config.seed)
+    data = load_data(about["name"], n=about["n"], generator=generator, dtype=config.torch_dtype)
+    return shaped(data, config)
+
+
+def shaped(data: Dataset, config: TrainConfig) -> Dataset:
+    """The data as the configured network takes them: flat for an MLP."""
+    return data.flatten() if config.network == "mlp" else data
 
 
 def _network_config(config: TrainConfig, data: Dataset, num_classes: int | None) -> dict[str, Any]:

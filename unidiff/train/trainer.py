@@ -31,10 +31,10 @@ from unidiff.core.boundary import check_name
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.build import build_core, describe
+from unidiff.train.build import build_core, describe, redraw, shaped
 from unidiff.train.checkpoint import MISFITS, CheckpointError, one_line
 from unidiff.train.config import TrainConfig
-from unidiff.train.data import Dataset, load_data, names
+from unidiff.train.data import Dataset
 from unidiff.train.interrupt import held
 from unidiff.train.journal import Journal
 from unidiff.train.objective import training_loss
@@ -124,7 +124,7 @@ class Trainer:
     @classmethod
     def start(cls, config: TrainConfig, data: Dataset, **options: Any) -> Trainer:
         """A trainer of a new core; flat data for an MLP."""
-        data = data.flatten() if config.network == "mlp" else data
+        data = shaped(data, config)
         data = data.to(config.torch_dtype)
         return cls(build_core(config, data), data, config, **options)
 
@@ -154,9 +154,10 @@ class Trainer:
         if changes.get("minutes") is not None and "steps" not in changes:
             changes["steps"] = None
         config = dataclasses.replace(config, **changes)
+        data = redraw(kept.about) if data is None else data
         if data is None:
-            data = _regenerate(about, config)
-        data = data.flatten() if config.network == "mlp" else data
+            raise ValueError(f"data must be given to resume a run on {about['name']}")
+        data = shaped(data, config)
         if data.to(config.torch_dtype).fingerprint() != about["fingerprint"]:
             raise ValueError(
                 f"data must be what the run trained on ({about['name']}, {about['n']} × {about['event_shape']}), to the "
@@ -308,10 +309,3 @@ def _law(config: TrainConfig, data: Dataset, world: World | None) -> World | Non
     if data.name not in LAWS:
         raise ValueError(f"loss 'explicit' needs data of a known law ({', '.join(LAWS)}), or world=, got {data.name}")
     return LAWS[data.name]()
-
-
-def _regenerate(about: dict[str, Any], config: TrainConfig) -> Dataset:
-    if about["name"] not in names():
-        raise ValueError(f"data must be given to resume a run on {about['name']}")
-    generator = torch.Generator().manual_seed(config.seed)
-    return load_data(about["name"], n=about["n"], generator=generator, dtype=config.torch_dtype)
