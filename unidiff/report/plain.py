@@ -6,37 +6,33 @@ import re
 import unicodedata
 
 _GREEK = {
-    name.lower(): unicodedata.lookup(f"GREEK SMALL LETTER {name}")
+    name if case == "SMALL" else name.capitalize(): unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
     for name in (
-        "ALPHA",
-        "BETA",
-        "GAMMA",
-        "DELTA",
-        "EPSILON",
-        "ETA",
-        "THETA",
-        "MU",
-        "PI",
-        "RHO",
-        "SIGMA",
-        "TAU",
-        "PHI",
-        "PSI",
+        "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "mu", "nu", "xi", "pi", "rho",
+        "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
     )
-} | {"lambda": "λ", "varepsilon": "ε", "varsigma": "ς", "Delta": "Δ", "Phi": "Φ", "Sigma": "Σ", "Lambda": "Λ"}
+    for case in ("SMALL", "CAPITAL")
+} | {"lambda": "λ", "Lambda": "Λ", "varepsilon": "ε", "varsigma": "ς", "varphi": "φ", "vartheta": "ϑ"}  # fmt: skip
 _SYMBOLS = _GREEK | {
-    "cdot": "·", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏", "propto": " ∝ ", "Rightarrow": " ⇒ ",
-    "to": " → ", "sim": " ~ ", "in": " ∈ ", "top": "ᵀ", "quad": "   ", "qquad": "   ", "le": " ≤ ", "ge": " ≥ ", "ne": " ≠ ",
-    "approx": " ≈ ", "mid": " | ", "ldots": "…", "dots": "…", "times": "×", "pm": "±", "infty": "∞",
-    "|": "‖", "{": "{", "}": "}", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "",
-    "right": "", "bigl": "", "bigr": "",
+    "cdot": "·", "circ": "∘", "times": "×", "pm": "±", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏",
+    "propto": " ∝ ", "sim": " ~ ", "in": " ∈ ", "le": " ≤ ", "leq": " ≤ ", "ge": " ≥ ", "geq": " ≥ ", "ne": " ≠ ",
+    "neq": " ≠ ", "ll": " ≪ ", "gg": " ≫ ", "approx": " ≈ ", "equiv": " ≡ ", "Rightarrow": " ⇒ ", "to": " → ", "leftarrow": " ← ",
+    "mapsto": " ↦ ", "mid": " | ", "vert": "|", "Vert": "‖", "|": "‖", "lfloor": "⌊", "rfloor": "⌋", "top": "ᵀ",
+    "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}", "quad": "   ", "qquad": "   ",
+    ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "middle": "", "right": "", "bigl": "", "bigr": "",
 }  # fmt: skip
-_ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"}
+_ACCENTS = {"hat": "\u0302", "widehat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"}
 _FONTS = ("mathrm", "mathbf", "mathcal", "text", "operatorname")
+_FUNCTIONS = ("log", "exp", "min", "max", "tan", "tanh", "sin", "cos", "det", "tr", "sup", "inf", "erf")
 _SUPERSCRIPTS = dict(zip("0123456789+-=()nT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿᵀ", strict=True)) | {"ᵀ": "ᵀ", "'": "'", "*": "*"}
 _SUBSCRIPTS = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _APART = "\u2009"  # a space if a letter or a bracket follows, else nothing
 _TOKEN = re.compile(r"\\([a-zA-Z]+|.)\s*|(\S)|\s+")
+
+
+def commands() -> frozenset[str]:
+    """The LaTeX commands that :func:`plain` knows; another stands as its bare name."""
+    return frozenset({*_SYMBOLS, *_ACCENTS, *_FONTS, *_FUNCTIONS, "frac", "tfrac", "dfrac", "sqrt"})
 
 
 def plain(latex: str) -> str:
@@ -75,7 +71,7 @@ def _sequence(rest: list[str]) -> list[str]:
         rest.append(token)
         item = _item(rest)
         # A named function stands apart from what it is applied to and from what stands before it.
-        if token.startswith("\\") and item in ("log", "exp", "min", "max"):
+        if token.startswith("\\") and item in _FUNCTIONS:
             item = f" {item} "
         out.append(item)
     return out
