@@ -16,10 +16,11 @@ _GREEK = {
 _SYMBOLS = _GREEK | {
     "cdot": "·", "circ": "∘", "times": "×", "pm": "±", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏",
     "propto": " ∝ ", "sim": " ~ ", "in": " ∈ ", "le": " ≤ ", "leq": " ≤ ", "ge": " ≥ ", "geq": " ≥ ", "ne": " ≠ ",
-    "neq": " ≠ ", "ll": " ≪ ", "gg": " ≫ ", "approx": " ≈ ", "equiv": " ≡ ", "Rightarrow": " ⇒ ", "to": " → ", "leftarrow": " ← ",
-    "mapsto": " ↦ ", "mid": " | ", "vert": "|", "Vert": "‖", "|": "‖", "lfloor": "⌊", "rfloor": "⌋", "top": "ᵀ",
-    "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}", "quad": "   ", "qquad": "   ",
-    ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "middle": "", "right": "", "bigl": "", "bigr": "",
+    "neq": " ≠ ", "ll": " ≪ ", "gg": " ≫ ", "approx": " ≈ ", "equiv": " ≡ ", "Rightarrow": " ⇒ ", "to": " → ",
+    "leftarrow": " ← ", "mapsto": " ↦ ", "mid": " | ", "vert": "|", "Vert": "‖", "|": "‖", "lfloor": "⌊", "rfloor": "⌋",
+    "top": "ᵀ", "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}",
+    "quad": "   ", "qquad": "   ", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "middle": "", "right": "",
+    "bigl": "", "bigr": "",
 }  # fmt: skip
 _ACCENTS = {"hat": "\u0302", "widehat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"}
 _FONTS = ("mathrm", "mathbf", "mathcal", "text", "operatorname")
