@@ -19,7 +19,7 @@ NORMALS, MIXTURE, CLOUD, GAUSSIAN_WORLD = (
     "worlds/cloud.py",
     "worlds/gaussian.py",
 )
-ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "core/denoising.py", "train/times.py"
+ORACLE, WEIGHTING, LOSS, TIMES = "worlds/oracle.py", "train/weighting.py", "core/denoising.py", "core/times.py"
 TRAINER, GRID, DIFFUSION = "train/trainer.py", "core/grid.py", "core/diffusion.py"
 WORLD, REWARDS, ESTIMATE = "worlds/world.py", "worlds/rewards.py", "worlds/estimate.py"
 
@@ -94,9 +94,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("learned variance in the mean's channels", DENOISER, "mean, raw = output.chunk(2, dim=1)", "raw, mean = output.chunk(2, dim=1)"),
     Mutant("EDM: c_in without σ_d", DENOISER, "scale = (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()", "scale = (level.alpha**2 + level.sigma**2).rsqrt()"),
     # -- chains and samplers
-    Mutant("chain: steps off by one in the table", CHAIN, "on_xt, on_x0 = self.table.on_xt[k - 1].to(xt), self.table.on_x0[k - 1].to(xt)", "on_xt, on_x0 = self.table.on_xt[k - 2].to(xt), self.table.on_x0[k - 1].to(xt)"),
+    Mutant("chain: steps off by one in the table", CHAIN, "self.row(self.table.on_xt, k, xt)", "self.row(self.table.on_xt, k - 1, xt)"),
     Mutant("chain: the level of s, not t", CHAIN, "self.core.denoiser(xt, self.levels[k].to(xt)", "self.core.denoiser(xt, self.levels[k - 1].to(xt)"),
-    Mutant("optimal variance with b for b²", CHAIN, "spread = 2 * self.table.on_x0", "spread = self.table.on_x0"),
+    Mutant("optimal variance with b for b²", CHAIN, "2 * self.row(self.table.on_x0.log(), k, xt)", "self.row(self.table.on_x0.log(), k, xt)"),
     Mutant("prior variance is the posterior's", CHAIN, "torch.where(torch.isneginf(posterior), posterior, prior)", "torch.where(torch.isneginf(posterior), prior, posterior)"),
     Mutant("ancestral noise: variance for deviation", TABLES, "noise = (0.5 * member.log_var).exp()", "noise = member.log_var.exp()"),
     Mutant("2M: the extrapolation loses its ½", TABLES, "half_inverse_r[1:] = 0.5 * h[1:] / h[:-1]", "half_inverse_r[1:] = h[1:] / h[:-1]"),
@@ -106,9 +106,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t).detach()", "keep_x0=-(target.alpha * half_s).detach()"),
     Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip,", "table.on_xt,"),
     Mutant("folding in the state's dtype", SAMPLING, "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma)\n        skip, out = network.x0_coefficients(level)", "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma).to(like)\n        skip, out = network.x0_coefficients(level)"),
-    Mutant("learned variance between the rules, reversed", CHAIN, "prior.lerp(lower, 1 - prediction.variance_fraction)", "prior.lerp(lower, prediction.variance_fraction)"),
-    Mutant("optimal variance: the table of the step before", CHAIN, "return self.x0_variance[k - 1].to(xt)", "return self.x0_variance[k - 2].to(xt)"),
-    Mutant("optimal variance at the level of s", CHAIN, "self._x0_variance(xt, k, prediction.level)", "self._x0_variance(xt, k, self.levels[k - 1].to(xt))"),
+    Mutant("learned variance between the rules, reversed", CHAIN, "prior.lerp(lower, 1 - fraction)", "prior.lerp(lower, fraction)"),
+    Mutant("optimal variance: the table of the step before", CHAIN, "return self.row(self.x0_variance, k, xt)", "return self.row(self.x0_variance, k - 1, xt)"),
+    Mutant("optimal variance at the level of s", CHAIN, "self._x0_variance(xt, k, level)", "self._x0_variance(xt, k, self.levels[k - 1].to(xt))"),
     Mutant("Euler with α of s", TABLES, "on_x0 = -dt * rate * schedule.alpha(steps.t)", "on_x0 = -dt * rate * schedule.alpha(steps.s)"),
     Mutant("Euler with the drift of s", TABLES, "on_xt = 1 + dt * (schedule.drift(steps.t) + rate)", "on_xt = 1 + dt * (schedule.drift(steps.s) + rate)"),
     Mutant("Euler–Maruyama with the noise of s", TABLES, "eta * (-dt * schedule.diffusion2(steps.t)).sqrt()", "eta * (-dt * schedule.diffusion2(steps.s)).sqrt()"),
@@ -150,14 +150,17 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("min-SNR clamps from the wrong side", WEIGHTING, "log_snr.clamp(max=math.log(options.gamma)) - log_snr", "log_snr.clamp(min=math.log(options.gamma)) - log_snr"),
     Mutant("sigmoid weighting with the bias reversed", WEIGHTING, "F.logsigmoid(options.bias - log_snr)", "F.logsigmoid(log_snr - options.bias)"),
     Mutant("EDM's density in σ², not σ", WEIGHTING, "log_sigma = -0.5 * log_snr\n    z", "log_sigma = -log_snr\n    z"),
-    Mutant("x_0-loss weighted by 1/SNR", LOSS, "return 2 * on_eps.abs().log()", "return -2 * on_eps.abs().log()"),
-    Mutant("loss: v's scale is not squared", LOSS, "return 2 * conversion(denoiser.prediction", "return conversion(denoiser.prediction"),
+    Mutant("x_0-loss weighted by 1/SNR", LOSS, "        return on_x0\n", "        return 1 / on_x0\n"),
+    Mutant(
+        "loss: v's scale is that of x_0", LOSS, 'return conversion(denoiser.prediction, "eps", level.alpha, level.sigma)[1]',
+        'return conversion("x0", "eps", level.alpha, level.sigma)[1]',
+    ),
     Mutant("loss: the target v with a plus", LOSS, "return alpha * noise - sigma * x0", "return alpha * noise + sigma * x0"),
     Mutant("loss: the target ε negated", LOSS, "            return noise\n", "            return -noise\n"),
     Mutant("loss: the target score negated", LOSS, "return -noise / sigma", "return noise / sigma"),
     Mutant("loss: the target x_0 scaled by α", LOSS, "            return x0\n", "            return alpha * x0\n"),
     Mutant("loss: EDM's target without 1/σ_d", LOSS, "return (sigma / std * x0 - alpha * std * noise) / rho", "return (sigma * x0 - alpha * std * noise) / rho"),
-    Mutant("loss: EDM's scale without c_out", LOSS, "return 2 * (on_eps * on_output).abs().log()", "return 2 * on_eps.abs().log()"),
+    Mutant("loss: EDM's scale without c_out", LOSS, "return on_x0 * denoiser.x0_coefficients(level)[1]", "return on_x0"),
     Mutant("EDM weighting: σ_d for σ_d²", WEIGHTING, "log_data = 2 * math.log(options.data_std)", "log_data = math.log(options.data_std)"),
     Mutant("times drawn apart, not stratified", TIMES, "torch.arange(n, dtype=torch.float64, device=device) / n)", "torch.rand(n, generator=generator, dtype=torch.float64, device=device))"),
     Mutant("times on a fixed lattice", TIMES, "t = (start + torch.arange", "t = (0 * start + torch.arange"),

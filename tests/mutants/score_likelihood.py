@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 DERIVATIVES, MODEL, OBJECTIVES = "score/derivatives.py", "score/model.py", "score/objectives.py"
 ODE, FLOW, LIKELIHOOD, VOLUME = "score/ode.py", "score/flow.py", "score/likelihood.py", "score/volume.py"
+INTERVAL = "worlds/interval.py"
 TABLES, ARGUMENTS, ENTRY = "core/tables.py", "score/arguments.py", "score/entry.py"
 
 MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
@@ -44,9 +45,9 @@ MUTANTS_LIKELIHOOD: tuple[Mutant, ...] = (
     Mutant("the explicit objective of a labelled row is the whole law's", ARGUMENTS, "return world.given(condition)", "return world"),
     Mutant("log p by the first probe alone", LIKELIHOOD, "log_prob = gain.mean(1) + ", "log_prob = gain[:, 0] + "),
     Mutant("the probes' error over K, not √K", LIKELIHOOD, "gain.std(1) / math.sqrt(probes)", "gain.std(1) / probes"),
-    Mutant("a 90% interval", LIKELIHOOD, "student.ppf(0.975", "student.ppf(0.95"),
-    Mutant("the interval of one value, not of the mean", LIKELIHOOD, "float(wide.std()) / math.sqrt(n)", "float(wide.std())"),
-    Mutant("bits of scaled data with the scale's sign reversed", LIKELIHOOD, "+ math.log(scale)", "- math.log(scale)"),
+    Mutant("a 90% interval", INTERVAL, "student.ppf(0.975", "student.ppf(0.95"),
+    Mutant("the interval of one value, not of the mean", INTERVAL, "float(wide.std()) / math.sqrt(n)", "float(wide.std())"),
+    Mutant("bits of scaled data with the scale's sign reversed", INTERVAL, "+ math.log(scale)", "- math.log(scale)"),
     Mutant("the step from the data undone the wrong way", FLOW, "moved - 0.5 * (x - denoise(x))", "moved + 0.5 * (x - denoise(x))"),
     Mutant("the step from the data undone but once", FLOW, "if change <= allowed:", "if change <= 1e9:"),
     Mutant("the step's error without the volume", ENTRY, "(own - stretch).mean(1).abs() + ", "0 * (own - stretch).mean(1).abs() + "),

@@ -11,8 +11,8 @@ import torch
 import unidiff as ud
 from tests.score.conftest import draws, exact, network
 from unidiff.identities.laws import fitted_order
-from unidiff.score import ORDERS, SOLVERS, Interval, Likelihood, likelihood
-from unidiff.worlds import library
+from unidiff.score import ORDERS, SOLVERS, Likelihood, likelihood
+from unidiff.worlds import Interval, library
 
 WORLDS = ("mixture-2d", "mixture-8d", "eight-gaussians", "gaussian")
 

@@ -117,8 +117,9 @@ def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
     import torch
 
     from unidiff.report import Bars
-    from unidiff.score import Interval, Likelihood, likelihood
+    from unidiff.score import Likelihood, likelihood
     from unidiff.score.arguments import conditional_law
+    from unidiff.worlds import Interval
 
     data, world = _data(options, core)
     x, condition = data.x, _condition(options, data)

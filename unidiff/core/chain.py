@@ -33,6 +33,8 @@ from unidiff.core.process import bridge
 
 Variance = Literal["posterior", "prior", "optimal", "learned"]
 VARIANCES: tuple[Variance, ...] = get_args(Variance)
+Step = int | Tensor
+"""k of one step, or one for each row ``[B]``, on the table's device (the host)."""
 
 
 @dataclass(frozen=True)
@@ -107,30 +109,34 @@ class ReverseChain:
         prediction = self.core.denoiser(xt, self.levels[k].to(xt), condition, guidance)
         return self.kernel(xt, k, prediction)
 
-    def kernel(self, xt: Tensor, k: int, prediction: Prediction) -> Gaussian:
-        """The step's Gaussian from a prediction at ``xt`` already made; k is trusted."""
-        on_xt, on_x0 = self.table.on_xt[k - 1].to(xt), self.table.on_x0[k - 1].to(xt)
-        mean = on_xt * xt + on_x0 * prediction.x0
-        return Gaussian(mean, self._log_var(xt, k, prediction))
+    def kernel(self, xt: Tensor, k: Step, prediction: Prediction) -> Gaussian:
+        """The step's Gaussian from a prediction at ``xt`` already made; k (one, or ``[B]`` of them) is trusted."""
+        mean = self.row(self.table.on_xt, k, xt) * xt + self.row(self.table.on_x0, k, xt) * prediction.x0
+        return Gaussian(mean, self.log_var(xt, k, prediction.level, prediction.variance_fraction))
 
-    def _log_var(self, xt: Tensor, k: int, prediction: Prediction) -> Tensor:
-        posterior, prior = self.table.log_posterior_var[k - 1].to(xt), self.table.log_prior_var[k - 1].to(xt)
+    def row(self, column: Tensor, k: Step, like: Tensor) -> Tensor:
+        """Entry k − 1 of a table's column ``[N]``, in ``like``'s dtype and on its device, shaped to multiply it."""
+        return right_expand(column[k - 1].to(like), like)
+
+    def log_var(self, xt: Tensor, k: Step, level: NoiseLevel, fraction: Tensor | None) -> Tensor:
+        """log of the step's variance at ``xt``; ``fraction`` is the network's, for "learned". Broadcasts to xt."""
+        posterior, prior = (self.row(v, k, xt) for v in (self.table.log_posterior_var, self.table.log_prior_var))
         if self.variance == "posterior":
             return posterior
         if self.variance == "prior":
             # Without noise at t_0 the last step is a decoder's, whatever the rule.
             return torch.where(torch.isneginf(posterior), posterior, prior)
         if self.variance == "learned":
-            if prediction.variance_fraction is None:
+            if fraction is None:
                 raise ValueError("variance 'learned' needs a prediction with a variance_fraction")
             # The arm that is not taken must be finite too, or its gradient is NaN.
             decoder = torch.isneginf(posterior)
             lower = torch.where(decoder, prior, posterior)
-            return torch.where(decoder, posterior, prior.lerp(lower, 1 - prediction.variance_fraction))
-        spread = 2 * self.table.on_x0[k - 1].log().to(xt) + self._x0_variance(xt, k, prediction.level).log()
+            return torch.where(decoder, posterior, prior.lerp(lower, 1 - fraction))
+        spread = 2 * self.row(self.table.on_x0.log(), k, xt) + self._x0_variance(xt, k, level).log()
         return torch.logaddexp(posterior, spread)
 
-    def _x0_variance(self, xt: Tensor, k: int, level: NoiseLevel) -> Tensor:
+    def _x0_variance(self, xt: Tensor, k: Step, level: NoiseLevel) -> Tensor:
         if self.x0_variance is not None:
-            return self.x0_variance[k - 1].to(xt)
+            return self.row(self.x0_variance, k, xt)
         return right_expand(self.core.denoiser.x0_variance(xt, level), xt)  # pyright: ignore

@@ -1,8 +1,8 @@
 r"""The denoising error, measured where it does not cancel.
 
-For a network with output F and x̂_0 = p x_t + q F, every choice of F has the same error up to a factor:
+For a network with output F and x̂_0 = p x_t + q F, every choice of F errs alike, up to a factor:
 
-    ‖ε − ε̂‖² = c² ‖F* − F‖²,   c = ∂ε̂/∂F,
+    ε − ε̂ = c (F* − F),   c = ∂ε̂/∂F,
 
 F* being what F should have been: x_0, ε, v = αε − σx_0, s = −ε/σ, or EDM's (σ x_0/σ_d − α σ_d ε)/ρ. So the error is
 taken on F, where both terms are of order one, and log c² joins the log-weight in float64: an x_0-network at λ = 20 is
@@ -59,7 +59,7 @@ def denoising_error(
     else:
         check_alike(x0=x0, noise=noise)
     exact = core.schedule.level(t)
-    log_total = log_error_scale(core, exact)
+    log_total = 2 * error_scale(core, exact).abs().log()
     if log_weight is not None:
         log_total = log_total + check_batched("log_weight", log_weight, x0)
     if not bool((log_total < torch.inf).all()):
@@ -68,39 +68,61 @@ def denoising_error(
             f"[{t.min().item():g}, {t.max().item():g}] with log-weights up to {log_total.max().item():g}"
         )
     level = exact.to(x0)
-    xt = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
-    error = _error(core, x0, noise, xt, level, condition, autocast)
+    error, _ = _error(core, x0, noise, level, condition, autocast=autocast)
     return log_total.exp().to(x0) * error.flatten(1).square().sum(1)
 
 
-def log_error_scale(core: Diffusion, level: NoiseLevel) -> Tensor:
-    """log c² with ‖ε − ε̂‖² = c²‖F* − F‖², float64; F is x̂_0 for a denoiser that is no network."""
-    _, on_eps = conversion("x0", "eps", level.alpha, level.sigma)
+def noise_error(
+    core: Diffusion,
+    x0: Tensor,
+    noise: Tensor,
+    level: NoiseLevel,
+    condition: Tensor | None = None,
+    guidance: float = 1.0,
+    embedding: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """ε − ε̂ ``[B, *E]`` at x_t = α x_0 + σ ε, and the network's variance fraction; arguments are trusted.
+
+    Args:
+        level: in float64, one or ``[B]``.
+        embedding: the level's, if the network makes one apart.
+    """
+    scale = right_expand(error_scale(core, level).to(x0), x0)
+    error, fraction = _error(core, x0, noise, level.to(x0), condition, guidance, embedding)
+    return scale * error, fraction
+
+
+def error_scale(core: Diffusion, level: NoiseLevel) -> Tensor:
+    """c with ε − ε̂ = c (F* − F), in the level's shape and dtype; F is x̂_0 for a denoiser that is no network."""
+    _, on_x0 = conversion("x0", "eps", level.alpha, level.sigma)
     denoiser = core.denoiser
     if not isinstance(denoiser, Denoiser):
-        return 2 * on_eps.abs().log()
+        return on_x0
     if denoiser.preconditioning == "edm":
-        _, on_output = denoiser.x0_coefficients(level)
-        return 2 * (on_eps * on_output).abs().log()
-    return 2 * conversion(denoiser.prediction, "eps", level.alpha, level.sigma)[1].abs().log()
+        return on_x0 * denoiser.x0_coefficients(level)[1]
+    return conversion(denoiser.prediction, "eps", level.alpha, level.sigma)[1]
 
 
 def _error(
     core: Diffusion,
     x0: Tensor,
     noise: Tensor,
-    xt: Tensor,
     level: NoiseLevel,
     condition: Tensor | None,
-    autocast: torch.dtype | None,
-) -> Tensor:
+    guidance: float = 1.0,
+    embedding: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """F* − F and the variance fraction."""
     denoiser = core.denoiser
+    xt = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
     if not isinstance(denoiser, Denoiser):
-        return x0 - denoiser(xt, level, condition).x0
+        prediction = denoiser(xt, level, condition, guidance)
+        return x0 - prediction.x0, prediction.variance_fraction
     half = contextlib.nullcontext() if autocast is None else torch.autocast(xt.device.type, autocast)
     with half:
-        output, _ = denoiser.evaluate(xt, level, condition)
-    return _target(denoiser, x0, noise, level) - output.to(xt.dtype)
+        output, fraction = denoiser.evaluate(xt, level, condition, guidance, embedding)
+    return _target(denoiser, x0, noise, level) - output.to(xt.dtype), fraction
 
 
 def _target(denoiser: Denoiser, x0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import Time, check_batched, check_condition, check_state, check_time
+from unidiff.core.boundary import Time, check_batched, check_condition, check_finite, check_state, check_time
 from unidiff.core.denoiser import DenoiserLike
 from unidiff.core.prediction import Prediction, check_informative
 from unidiff.core.process import ForwardProcess
@@ -70,6 +70,23 @@ class Diffusion(nn.Module):
             if mine != theirs:
                 raise ValueError(f"{argument} must have the network's {what}, {theirs}, got {mine}")
         return check_condition(condition, guidance, xt.shape[0], getattr(self.denoiser, "num_classes", None))
+
+    def check_batch(
+        self, argument: str, x: Tensor, condition: Tensor | None = None, guidance: float = 1.0
+    ) -> Tensor | None:
+        """Refuse a batch ``[B, *E]``, labels or a weight that no answer can be given for; returns the labels ``[B]``.
+
+        Raises:
+            TypeError: x is no floating-point tensor, or the labels no integers.
+            ValueError: as :meth:`check_arguments`; an empty batch, half precision, a value not finite.
+        """
+        if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"{argument} must be float32 or wider (what is computed needs the digits), got {x.dtype}")
+        condition = self.check_arguments(argument, x, condition, guidance)
+        if x.numel() == 0:
+            raise ValueError(f"{argument} must hold at least one datum, got shape {list(x.shape)}")
+        check_finite(argument, x.detach())
+        return condition
 
     def check_levels(self, alpha: Tensor) -> None:
         """Refuse the levels at which this denoiser's network says nothing of x_0."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
-from unidiff.score import Interval, Likelihood
-from unidiff.worlds import Gaussian
+from unidiff.score import Likelihood
+from unidiff.worlds import Gaussian, Interval
 
 
 def _once(case: Case) -> bool:

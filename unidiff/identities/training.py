@@ -12,11 +12,11 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.denoiser import Denoiser, Preconditioning
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.prediction import Kind
+from unidiff.core.times import antithetic_times, finite_span
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
 from unidiff.train.loss import denoising_loss
-from unidiff.train.times import antithetic_times, finite_span
 from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
 
 

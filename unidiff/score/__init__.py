@@ -17,7 +17,7 @@ from unidiff.score.derivatives import (
 )
 from unidiff.score.diagnostics import Summary
 from unidiff.score.flow import Carried, ProbabilityFlow, RoundTrip, reverse_drift, reverse_sde
-from unidiff.score.likelihood import Interval, Likelihood, likelihood
+from unidiff.score.likelihood import Likelihood, likelihood
 from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.model import Curvature, ScoreModel, Spread
 from unidiff.score.objectives import OBJECTIVES, score_matching_loss
@@ -42,7 +42,6 @@ __all__ = [
     "Chains",
     "Curvature",
     "Divergence",
-    "Interval",
     "Kernel",
     "Langevin",
     "Likelihood",

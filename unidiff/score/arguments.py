@@ -1,31 +1,11 @@
-"""What the score view asks of a batch and of the law it is compared with, once, before any work."""
+"""What the score view asks of the law that a batch is compared with, once, before any work."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite
 from unidiff.core.diffusion import Diffusion
 from unidiff.worlds import GaussianMixture, World
-
-
-def check_batch(
-    core: Diffusion, argument: str, x: Tensor, condition: Tensor | None = None, guidance: float = 1.0
-) -> Tensor | None:
-    """Refuse a batch ``[B, *E]``, labels or a weight that no answer can be given for; returns the labels ``[B]``.
-
-    Raises:
-        TypeError: x is no floating-point tensor, or the labels no integers.
-        ValueError: as :meth:`unidiff.Diffusion.check_arguments`; an empty batch, half precision, a value not finite.
-    """
-    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"{argument} must be float32 or wider (what is computed needs the digits), got {x.dtype}")
-    condition = core.check_arguments(argument, x, condition, guidance)
-    if x.numel() == 0:
-        raise ValueError(f"{argument} must hold at least one datum, got shape {list(x.shape)}")
-    check_finite(argument, x.detach())
-    return condition
 
 
 def conditional_law(core: Diffusion, world: World, condition: Tensor | None, purpose: str) -> World:

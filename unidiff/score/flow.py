@@ -34,7 +34,6 @@ from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
 from unidiff.core.sampling import Sampler
-from unidiff.score.arguments import check_batch
 from unidiff.score.derivatives import Field
 from unidiff.score.ode import Solver, check_solver, solve
 
@@ -167,7 +166,7 @@ class ProbabilityFlow:
             ValueError: x, condition or guidance as :func:`unidiff.score.arguments.check_batch`; as
                 :func:`unidiff.score.ode.solve`.
         """
-        check_batch(self.core, "x", x, self.condition, self.guidance)
+        self.core.check_batch("x", x, self.condition, self.guidance)
         steps, tolerance = chosen(solver, steps, tolerance)
         level = self.ends[0].to(x)
         y = self.enter(x, self.denoiser_at(level)(x) if self.to_data else x, level)
@@ -179,7 +178,7 @@ class ProbabilityFlow:
         self, x1: Tensor, solver: Solver = "dopri5", steps: int | None = None, tolerance: float | None = None
     ) -> Carried:
         """A state at t = 1, ``[B, *E]``, to the data that it encodes. Raises as :meth:`encode` and :meth:`leave`."""
-        check_batch(self.core, "x1", x1, self.condition, self.guidance)
+        self.core.check_batch("x1", x1, self.condition, self.guidance)
         steps, tolerance = chosen(solver, steps, tolerance)
         start, end = self.angles
         y, evaluations = self._walk(x1 / state_scale(self.ends[1].to(x1)), end, start, solver, steps, tolerance)

@@ -19,46 +19,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_positive
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
-from unidiff.score.arguments import check_batch, conditional_law
+from unidiff.score.arguments import conditional_law
 from unidiff.score.derivatives import Probe, draw_probes
 from unidiff.score.entry import entry_error
 from unidiff.score.flow import ProbabilityFlow, chosen, state_scale
 from unidiff.score.ode import Solver
 from unidiff.score.volume import VolumePath
 from unidiff.worlds import World
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over examples and its 95% confidence interval (Student's t).
-
-    Attributes:
-        mean, low, high: in the unit of what was averaged.
-        standard_error: of the mean, same unit.
-    """
-
-    mean: float
-    low: float
-    high: float
-    standard_error: float
-
-    @staticmethod
-    def of(values: Tensor) -> Interval:
-        """The interval of independent values ``[n]``. Raises ValueError for fewer than two, or any that is not finite."""
-        if values.ndim != 1:
-            raise ValueError(f"values must have shape [n], got {list(values.shape)}")
-        check_finite("values", values.detach())
-        n = check_count("number of examples", values.shape[0], least=2)
-        wide = values.detach().to("cpu", torch.float64)
-        mean, error = float(wide.mean()), float(wide.std()) / math.sqrt(n)
-        reach = float(student.ppf(0.975, n - 1)) * error
-        return Interval(mean, mean - reach, mean + reach, error)
+from unidiff.worlds.interval import Interval, bits_per_dim
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +90,7 @@ class Likelihood:
         Raises:
             ValueError: fewer than two examples, a scale that is not positive.
         """
-        check_positive("scale", scale)
-        dim = self.code[0].numel()
-        return Interval.of(-(self.log_prob / dim + math.log(scale)) / math.log(2.0))
+        return Interval.of(bits_per_dim(self.log_prob, self.code[0].numel(), scale))
 
 
 # What is derived must not be an inference tensor, whatever mode the caller is in.
@@ -163,7 +133,7 @@ def likelihood(
             and as ProbabilityFlow and solve.
         FloatingPointError: the solution became NaN or infinite.
     """
-    condition = check_batch(core, "x", x, condition, guidance)
+    condition = core.check_batch("x", x, condition, guidance)
     if world is not None:
         if guidance != 1.0:
             raise ValueError(

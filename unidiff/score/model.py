@@ -22,7 +22,6 @@ from unidiff.core.boundary import Time, check_count, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.score.annealed import annealed_langevin
-from unidiff.score.arguments import check_batch
 from unidiff.score.chains import Chains
 from unidiff.score.corrector import predictor_corrector
 from unidiff.score.derivatives import Field, Probe, draw_probes, jacobian, jvp, vjps
@@ -212,7 +211,7 @@ class ScoreModel:
     def _denoiser(self, xt: Tensor, t: Time, condition: Tensor | None, guidance: float) -> tuple[Tensor, Field]:
         """σ²/α, shaped to multiply a state, and z ↦ x̂_0(z, t)."""
         # The checks of the level are predict's own; a field is asked many times and trusts it.
-        condition = check_batch(self.core, "xt", xt, condition, guidance)
+        condition = self.core.check_batch("xt", xt, condition, guidance)
         with torch.no_grad():
             self.core.predict(xt, t, condition, guidance)
         exact = self.core.schedule.level(t)

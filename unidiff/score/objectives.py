@@ -33,7 +33,7 @@ from unidiff.core.boundary import (
 from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
-from unidiff.score.arguments import check_batch, conditional_law
+from unidiff.score.arguments import conditional_law
 from unidiff.score.derivatives import Probe, divergence, draw_probes, probed_divergence
 from unidiff.worlds import World
 
@@ -78,7 +78,7 @@ def score_matching_loss(
             must be its components); probes below 1.
     """
     check_name("loss", kind, OBJECTIVES)
-    condition = check_batch(core, "x0", x0, condition)
+    condition = core.check_batch("x0", x0, condition)
     if kind == "explicit" and world is None:
         raise ValueError("loss 'explicit' needs data with a known law: pass world=...")
     t = check_batched("t", check_time("t", t), x0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unidiff.core.times import antithetic_times, finite_span
 from unidiff.train import metrics, presets
 from unidiff.train.build import build_core
 from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
@@ -10,7 +11,6 @@ from unidiff.train.data import DataError, Dataset, load_data
 from unidiff.train.loss import denoising_loss
 from unidiff.train.objective import LOSSES, training_loss
 from unidiff.train.presets import quick_digits
-from unidiff.train.times import antithetic_times, finite_span
 from unidiff.train.trainer import Trainer
 from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
 

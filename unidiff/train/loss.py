@@ -8,7 +8,7 @@ from torch import Tensor
 from unidiff.core.boundary import check_state
 from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
-from unidiff.train.times import antithetic_times, finite_span
+from unidiff.core.times import antithetic_times, finite_span
 from unidiff.train.weighting import Weighting, WeightingOptions, log_weight
 
 

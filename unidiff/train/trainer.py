@@ -30,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from unidiff.core.boundary import check_name
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
+from unidiff.core.times import antithetic_times, finite_span
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import build_core, describe, redraw, shaped
 from unidiff.train.checkpoint import MISFITS, CheckpointError, one_line
@@ -42,7 +43,6 @@ from unidiff.train.order import DataOrder
 from unidiff.train.pace import ema_decay, rate
 from unidiff.train.randomness import adopt_default_states, cuda_devices, default_states, seeded_default_states
 from unidiff.train.state import collect, restore
-from unidiff.train.times import antithetic_times, finite_span
 from unidiff.train.toys import LAWS
 from unidiff.worlds import World
 
