@@ -251,7 +251,7 @@ def test_likelihood_of_a_class_and_under_guidance(capsys) -> None:
     assert len(set(means)) == 4
     assert main([*arguments, "--condition", "1", "--guidance", "1.5"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["guidance"], found["prior_error"]["law"]) == (1.5, "bound")
+    assert (found["guidance"], found["prior_error"]["law"]) == (1.5, "unknown")
     assert "truth" not in found
     assert main([*arguments[:-1], "--condition", "1", "--guidance", "1.5"]) == 0
     assert "guidance 1.5" in capsys.readouterr().out

@@ -229,6 +229,36 @@ def test_a_proposal_that_is_not_finite_is_rejected_and_counted() -> None:
     assert torch.isfinite(chains.energy_error).all()
 
 
+def test_a_uniform_of_zero_accepts_no_more_than_any_other() -> None:
+    # Drawn from [0, 1) it is zero once in 2²⁴ or so; an energy 10⁶ up was accepted then.
+    steep = Target.from_energy(lambda x: 5e3 * x.square().sum(1))
+    noise = Noise(torch.ones(1, 3, 2).double(), torch.zeros(1, 3).double())
+    found = langevin(steep, torch.zeros(3, 2).double(), 1, kernel=MALA(100.0), noise=noise)
+    assert not found.state.x.any() and found.acceptance is not None and not found.acceptance.any()
+    # Of proposals that all diverged there is no mean to tell, and the log ratio was exact all the same.
+    assert found.path_error is None and found.energy_error is not None and bool(found.energy_error.isnan().all())
+
+
+def test_a_pole_of_the_density_is_no_state_to_be_in() -> None:
+    pole = Target.from_energy(lambda x: torch.where(x[:, 0].abs() < 0.5, -torch.inf, 0.5 * x[:, 0] ** 2))
+    found = langevin(pole, torch.ones(200, 1).double(), 50, kernel=MALA(0.3), generator=seeded())
+    assert found.state.log_prob is not None and bool(torch.isfinite(found.state.log_prob).all())
+    assert float(found.state.x.abs().min()) >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (Noise(torch.full((2, 6, 3), torch.nan).double(), torch.rand(2, 6).double()), "noise.normal must be finite"),
+        (Noise(torch.zeros(2, 6, 3), torch.rand(2, 6)), "x and noise must have one dtype"),
+        (Noise(torch.zeros(2, 6, 3).double(), -torch.ones(2, 6).double()), r"noise.uniform must lie in \[0, 1\)"),
+    ],
+)
+def test_draws_that_cannot_be_are_refused(noise: Noise, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        langevin(STANDARD, start(), 2, kernel=MALA(0.1), noise=noise)
+
+
 def test_a_chain_on_its_way_in_does_not_diverge() -> None:
     # Each proposal falls by thousands of nats, from 3000 standard deviations out, and is accepted.
     narrow = Target.from_energy(lambda x: 5e3 * x.square().sum(1))

@@ -165,7 +165,7 @@ def test_one_capture_of_an_anneal_serves_many_runs(kind: str) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_longer_runs_wait_no_more_for_the_gpu(kernel: Kernel) -> None:
     # Between two looks at the chains, 128 steps apart, nothing waits: 48 steps and 112 make as many synchronisations.
-    # (Of fewer than 10 000 proposals the run's end does not ask whether all were accepted.)
+    # (Both are enough proposals for the run's end to ask whether all were accepted.)
     run = Langevin(targets()["energy"], kernel)
     generator, x = seeded(), start()
     waits = []

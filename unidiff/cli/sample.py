@@ -30,7 +30,7 @@ class SampleOptions:
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
         n: how many.
         steps: of the sampler; the levels of annealed, at least 2; of each chain of langevin, after its warm-up.
-        method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m; annealed (Langevin: steps levels of ten steps), pc
+        method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m; annealed (Langevin: steps levels of twenty), pc
             (predictor-corrector) or langevin: 50 steps of dpm++2m down to the noised law at time at, there a chain from
             each, and the data that its end is denoised to. Samples of the law even where chains are too short to mix, if
             the core's own are; acceptance, R-hat and effective draws (with arviz) say how far they went.

@@ -119,7 +119,7 @@ class CorrectorRatio(Algebraic):
         slope, size = (v.flatten(1).norm(dim=1).mean() for v in (score, noise))
         for share, snr, std in ((1.0, 0.05, 1.0), (1.0, 0.16, 1.0), (0.01, 0.16, 1.0), (0.01, 0.16, 0.5)):
             g, level = share * (size / slope) * score, torch.full((), std).to(x)
-            there, back = (correct(x, g, xi, level, snr) - x for xi in (noise, -noise))
+            there, back = (correct(x, g, xi, level, snr, "norms") - x for xi in (noise, -noise))
             drift, diffusion = 0.5 * (there + back), 0.5 * (there - back)
             left, right = (v.flatten(1).norm(dim=1).mean() for v in (drift, diffusion))
             # ‖δg‖/‖√(2δ)ξ‖ = √(δ/2) ‖g‖/‖ξ‖, which is r unless the bound speaks.
@@ -170,7 +170,7 @@ class CorrectorLevel(Algebraic):
     """A correction is made at the level that the predictor has reached, with the score there. κ: as before, and σ‖g‖."""
 
     name = "corrector-level"
-    statement = r"\mathrm{PC}(M=1)=\mathrm{correct}_s\circ\mathrm{predict}_{t	o s}"
+    statement = r"\mathrm{PC}(M=1)=\mathrm{correct}_s\circ\mathrm{predict}_{t\to s}"
     views = ("core", "score")
     source = "Song et al. 2021 (SDE), algorithm 2"
     conditions = "any core; one step"

@@ -7,8 +7,9 @@ Their levels are y = x_0 + ρ ε with ρ falling geometrically; at level i of L,
 A core's state is x = α_t y with ρ = σ_t/α_t (IDENTITIES item 7) and ∇_y = α_t ∇_x, so that in x the same steps are ULA's
 with δ_i = ½ (ε/ρ_L²) σ_i², and on entering a level x is scaled by the ratio of the two α: what it is as y is kept. Only
 κ = ε/ρ_L² matters, the squared step in units of the noise; theirs is 2e-5/0.01² = 0.2. Each level is ULA, which is biased
-by its step: on data much wider than ρ_L the last levels change nothing but the finest detail, and the law that is left
-is that of a slow anneal, exact as T → ∞ and κ → 0.
+by its step, and leaves before it has forgotten the one before: the law that is left is that of a slow anneal, exact as
+κ → 0 while κ L T → ∞. On Gaussian data the variance of the default (50 levels of 20 steps, a thousand scores as theirs)
+is 8% too large, of 10 steps a level 18%, of 50 steps 4%.
 
 With ``denoise`` the end is x̂_0 of the last state (Jolicoeur-Martineau et al. 2021, section 3.1): the noise of the last
 level, which is no part of the data, taken off.
@@ -55,7 +56,7 @@ class AnnealedLangevin:
         core: Diffusion,
         *,
         levels: int = 50,
-        steps: int = 10,
+        steps: int = 20,
         step_size: float = 0.2,
         log_snr: tuple[float, float] | None = None,
         denoise: bool = False,
@@ -90,8 +91,11 @@ class AnnealedLangevin:
         check_run(self.core, x, noise, self.total, 1)
         condition = self.core.check_arguments("x", x, condition, self.guidance)
         beyond = horizon(x)
-        x = self._rows(x, generator, noise, condition, told(on_row, self.total))
-        check_end(x, beyond, self.total, "step_size", self.step_size)
+
+        def look(x: Tensor, done: int) -> Tensor:
+            return check_end(x, beyond, done, "step_size", self.step_size)
+
+        x = look(self._rows(x, generator, noise, condition, told(on_row, self.total), look), self.total)
         return self.core.predict(x, self.last, condition, self.guidance).x0 if self.denoise else x
 
     def _step(self, x: Tensor, row: Tensor, xi: Tensor, condition: Tensor | None) -> Tensor:
@@ -105,7 +109,7 @@ def annealed_langevin(
     n: int | None = None,
     *,
     levels: int = 50,
-    steps: int = 10,
+    steps: int = 20,
     step_size: float = 0.2,
     log_snr: tuple[float, float] | None = None,
     x: Tensor | None = None,

@@ -30,7 +30,7 @@ class Eager:
     Attributes:
         state: where they are.
         tally: ``[4, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge (a fall counts up
-            to ``DIVERGENT``), divergent, and |path error| (NaN where the law's own log-density was used); else ``[0, B]``.
+            to ``DIVERGENT``), divergent, and |path error| (0 where the law's own log-density was used); else ``[0, B]``.
         adaptation: the warm-up's search for a step size, or None.
         path: the positions after each step of the last block, if those are asked for.
     """
@@ -87,7 +87,7 @@ class Eager:
         # A rise of the energy is a trajectory gone astray; a fall, from a start far out, is a chain on its way in.
         divergent = log_accept < -DIVERGENT
         error = log_accept.clamp(max=DIVERGENT).abs()
-        path_error = torch.full_like(error, torch.nan) if path_error is None else path_error.abs()
+        path_error = torch.zeros_like(error) if path_error is None else path_error.abs()
         steady = torch.where(divergent, 0.0, torch.stack([error, path_error]))
         self.tally[0].add_(accepted)
         self.tally[1::2].add_(steady)

@@ -32,8 +32,8 @@ class Chains:
         steps: how many, warm-up not counted.
         trace: every ``keep_every``-th state, ``[K, B, *E]``; None where none was asked for.
         acceptance: the share of accepted proposals, ``[B]``; this and the next three are None where nothing is rejected.
-        energy_error: the mean |H′ − H| of the proposals that did not diverge, in nats, ``[B]``; a fall counts as 1000 at
-            the most, so that a start far out does not drown the rest.
+        energy_error: the mean |H′ − H| of the proposals that did not diverge (NaN of none), in nats, ``[B]``; a fall counts
+            as 1000 at the most, so that a start far out does not drown the rest.
         divergent: how many proposals were not finite or more than 1000 nats up, ``[B]``. They are rejected.
         path_error: the mean estimated |error| of Metropolis' log ratio, in nats, ``[B]``; None where it is exact.
     """
@@ -96,16 +96,21 @@ class Divergence(RuntimeError):
         step_size: float,
         chains: Chains | None = None,
     ) -> None:
+        self._told = (x, good, phase, step, knob, step_size, chains)
         self.x, self.chains = x[good], chains
         self.step, self.count, self.step_size = step, int((~good).sum()), step_size
         where = ".x" if chains is None else ".x and .chains"
+        instead = "" if chains is None else ", or a kernel that rejects (MALA, HMC)"
         finite = bool(torch.isfinite(x).all())
         how = f"have run away, to |x| = {float(x.abs().max()):.3g}," if finite else "are not finite"
         super().__init__(
             f"{self.count} of {len(x)} chains {how} after {phase} {step} at {knob} = {step_size:.6g}; take a "
-            f"smaller {knob}, or a kernel that rejects (MALA, HMC). The {'others' if finite else 'finite chains'} are in "
-            f"{where}"
+            f"smaller {knob}{instead}"
+            + (f". The {'others' if finite else 'finite chains'} are in {where}" if bool(good.any()) else "")
         )
+
+    def __reduce__(self) -> tuple[type[Divergence], tuple[object, ...]]:
+        return type(self), self._told
 
 
 # Far beyond any law's draws, far below where float32 ends.
@@ -117,7 +122,7 @@ class AcceptanceWarning(UserWarning):
 
 
 def warn_of_acceptance(chains: Chains) -> None:
-    """Say what to change where chains of at least 20 steps never moved, or none of 10 000 proposals was rejected."""
+    """Say what to change where chains of at least 20 steps never moved, or none of 1000 proposals was rejected."""
     if chains.acceptance is None:
         return
     total, at = chains.acceptance.numel(), f"step_size = {chains.step_size:.6g}"
@@ -129,7 +134,7 @@ def warn_of_acceptance(chains: Chains) -> None:
             AcceptanceWarning,
             stacklevel=_depth(),
         )
-    if total * chains.steps >= 10_000 and bool((chains.acceptance == 1).all()):
+    if total * chains.steps >= 1000 and bool((chains.acceptance == 1).all()):
         warnings.warn(
             f"acceptance is 1 for all of {total} chains over {chains.steps} steps at {at}: the chains move less than "
             "they could; take a larger step_size, or let a warm-up find it (warmup=500)",

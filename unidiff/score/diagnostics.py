@@ -90,7 +90,7 @@ def summarise(chains: Chains) -> Summary:
         found = [arviz.rhat(data, method="rank"), arviz.ess(data, method="bulk"), arviz.ess(data, method="tail")]
     rhat, bulk, tail = (torch.from_numpy(f["x"].values.copy()).reshape(trace.shape[2:]) for f in found)
     means = [
-        None if v is None else float(v.mean()) for v in (chains.acceptance, chains.energy_error, chains.path_error)
+        None if v is None else float(v.nanmean()) for v in (chains.acceptance, chains.energy_error, chains.path_error)
     ]
     divergent = None if chains.divergent is None else int(chains.divergent.sum())
     return Summary(

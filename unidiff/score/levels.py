@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite
+from unidiff.core.boundary import check_alike, check_count, check_finite
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.replay import Replay, lent, recorded
@@ -20,6 +20,9 @@ from unidiff.score.target import check_chains
 # (x, row of the table, draws of that row [K, B, *E], condition) -> x
 Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 OnRow = Callable[[int, int], None]
+# (x, rows done) -> x, or an error: what tells chains that went astray.
+Look = Callable[[Tensor, int], object]
+LOOK_EVERY = 50
 
 
 class Rows:
@@ -44,6 +47,7 @@ class Rows:
         noise: Tensor | None,
         condition: Tensor | None,
         on_row: Callable[[int], None],
+        look: Look,
     ) -> Tensor:
         """``x`` ``[B, *E]`` after all rows.
 
@@ -53,10 +57,11 @@ class Rows:
             noise: the draws themselves, ``[R, draws, B, *E]``.
             condition: class labels ``[B]``.
             on_row: progress, called with how many rows are done.
+            look: called with the state and how many rows are done, every 50 rows.
         """
         rows = self.columns.shape[0]
         if rows and x.is_cuda and noise is None and self.graph is not False:
-            return self._capture(x, condition).run(x, generator, condition, on_row)
+            return self._capture(x, condition).run(x, generator, condition, on_row, look)
         table = self.columns.to(x)
         for row in range(rows):
             if noise is None:
@@ -65,6 +70,8 @@ class Rows:
                 xi = noise[row]
             x = self.step(x, table[row], xi, condition)
             on_row(row + 1)
+            if (row + 1) % LOOK_EVERY == 0:
+                look(x, row + 1)
         return x
 
     def _capture(self, x: Tensor, condition: Tensor | None) -> _Captured:
@@ -98,6 +105,7 @@ class _Captured:
         generator: torch.Generator | None,
         condition: Tensor | None,
         on_row: Callable[[int], None],
+        look: Look,
     ) -> Tensor:
         self.state.copy_(x)
         self.counter.zero_()
@@ -107,6 +115,8 @@ class _Captured:
             for row in range(self.rows):
                 self.replay()
                 on_row(row + 1)
+                if (row + 1) % LOOK_EVERY == 0:
+                    look(self.state, row + 1)
         return self.state.clone()
 
 
@@ -154,6 +164,9 @@ def check_run(core: Diffusion, x: Tensor, noise: Tensor | None, rows: int, draws
     check_chains(x, core.event_shape)
     if noise is not None and noise.shape != (rows, draws, *x.shape):
         raise ValueError(f"noise must have shape {[rows, draws, *x.shape]}, got {list(noise.shape)}")
+    if noise is not None and noise.numel():
+        check_alike(x=x, noise=noise[0, 0])
+        check_finite("noise", noise)
 
 
 def check_end(x: Tensor, beyond: Tensor, rows: int, knob: str, value: float) -> Tensor:

@@ -40,7 +40,8 @@ class Likelihood:
     Attributes:
         log_prob: log p(x) with the prior N(0, prior_std²) at t = 1, ``[B]``.
         prior_error: what that prior costs, ``[B]``: log q_1(x_1) − log N(x_1) (to be added) if ``prior_law`` is
-            "exact"; KL(q(x_1|x) ‖ N), whose mean bounds the mean cost, if it is "bound".
+            "exact"; KL(q(x_1|x) ‖ N), whose mean bounds the mean cost, if it is "bound"; infinite if it is "unknown", as
+            under guidance, whose flow ends in no law that is known.
         prior_law: which of the two.
         solver_error: the change under a coarser solution, with half the steps or ten times the tolerance, ``[B]``: of
             even steps an upper estimate, by a factor 2^order − 1 once they are small; infinite where none was made.
@@ -54,7 +55,7 @@ class Likelihood:
 
     log_prob: Tensor
     prior_error: Tensor
-    prior_law: Literal["exact", "bound"]
+    prior_law: Literal["exact", "bound", "unknown"]
     solver_error: Tensor
     entry_error: Tensor
     probe_error: Tensor
@@ -161,7 +162,7 @@ def likelihood(
         probe_error = gain.std(1) / math.sqrt(probes)
     off = entry_error(path) if estimate or not to_data else unknown
     prior_error = _cost(flow, x, code, world)
-    law = "bound" if world is None else "exact"
+    law = "exact" if world is not None else "bound" if guidance == 1.0 else "unknown"
     return Likelihood(log_prob, prior_error, law, solver_error, off, probe_error, code, path.evaluations)
 
 
@@ -189,6 +190,8 @@ def _prior(flow: ProbabilityFlow, code: Tensor) -> Tensor:
 
 
 def _cost(flow: ProbabilityFlow, x: Tensor, code: Tensor, world: World | None) -> Tensor:
+    if world is None and flow.guidance != 1.0:
+        return torch.full_like(code.flatten(1)[:, 0], math.inf)
     if world is None:
         law = flow.core.process.marginal(x, 1.0)
         return Gaussian(law.mean.detach(), law.log_var.detach()).kl(_prior_law(flow, code))

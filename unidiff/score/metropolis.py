@@ -112,9 +112,10 @@ def _propose(
     else:
         potential, path_error = log_ratio(law.score, state.x, state.score, end.x, end.score, law.panels)
     log_accept = potential + kinetic
-    # A proposal out of all bounds gives NaN, and NaN accepts nothing.
-    log_accept = torch.where(torch.isnan(log_accept), -torch.inf, log_accept)
-    accepted = torch.log(uniform) < log_accept  # pyright: ignore
+    # A proposal out of all bounds gives NaN, and a pole of the density +∞: neither is a state to be in.
+    log_accept = torch.where(log_accept < torch.inf, log_accept, -torch.inf)
+    # u in [0, 1) may be 0, whose log would accept anything; 1 − u is as uniform, and never 0.
+    accepted = torch.log1p(-uniform) < log_accept  # pyright: ignore
     return Move(_choose(accepted, end, state), end.x, log_accept, accepted, path_error)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count
+from unidiff.core.boundary import check_alike, check_count, check_finite
 from unidiff.score.adaptation import DualAveraging, check_acceptance
 from unidiff.score.blocks import Captured, Eager
 from unidiff.score.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
@@ -114,6 +114,7 @@ class Langevin:
         if velocity is None:
             velocity = torch.randn(at.shape, generator=generator, dtype=at.dtype, device=at.device)
         check_alike(x=at, velocity=velocity)
+        check_finite("velocity", velocity.detach())
         return replace(state, velocity=velocity)
 
     def _check_noise(self, noise: Noise | None, x: Tensor, steps: int, warmup: int) -> None:
@@ -128,6 +129,13 @@ class Langevin:
             got = None if noise.uniform is None else list(noise.uniform.shape)
             raise ValueError(
                 f"noise.uniform must have shape {[steps, x.shape[0]]} for a kernel that rejects, got {got}"
+            )
+        check_alike(x=x, noise=noise.normal[0])
+        check_finite("noise.normal", noise.normal)
+        u = noise.uniform
+        if u is not None and not bool(((u >= 0) & (u < 1)).all()):
+            raise ValueError(
+                f"noise.uniform must lie in [0, 1), got values in [{float(u.min()):g}, {float(u.max()):g}]"
             )
 
     def _chains(self, eager: Eager, captured: bool | None) -> Eager | Captured:
@@ -187,8 +195,10 @@ def _result(chains: Eager | Captured, kernel: Kernel, steps: int, trace: Tensor 
         return Chains(state, kernel, steps, trace)
     accepted, error, divergent, path_error = tally
     steady = (steps - divergent).clamp(min=1)
-    own = None if bool(torch.isnan(path_error).all()) else path_error / steady
-    return Chains(state, kernel, steps, trace, accepted / steps, error / steady, divergent.long(), own)
+    # Of no proposal that held there is no mean.
+    error, path_error = (torch.where(divergent == steps, torch.nan, v / steady) for v in (error, path_error))
+    own = None if state.log_prob is not None else path_error
+    return Chains(state, kernel, steps, trace, accepted / steps, error, divergent.long(), own)
 
 
 def _steady(x: Tensor, beyond: Tensor) -> bool:
