@@ -82,10 +82,15 @@ class _Balance(Algebraic):
     def _decisions(
         self, law: Target, kernel: Kernel, step: Tensor, start: State, forward: Tensor, move: Move
     ) -> Iterable[Sides]:
-        """A u just under min(1, a) moves the chain, one just over a leaves it; its score and density are those there."""
+        """A 1 − u just under min(1, a) moves the chain, one just over a leaves it; its score and density are those there.
+
+        Of an a below 1e-3 the bits of u do not tell which side it is on; there 1 − u = 1 leaves the chain.
+        """
         accept = move.log_accept.clamp(max=0).exp()  # pyright: ignore
-        doubtful = accept < 0.9
-        for u, moved in ((0.99 * accept, accept > 0), (torch.where(doubtful, 1.01, 0.5) * accept, ~doubtful)):
+        likely, doubtful = accept > 1e-3, accept < 0.9
+        over = torch.where(doubtful, 1.01, 0.5) * accept
+        for rest, moved in ((0.99 * accept, likely), (over, ~doubtful)):
+            u = 1 - torch.where(likely, rest, 1.0)
             state = kernel.step(law, start, step, forward, u).state
             x = torch.where(right_expand(moved, start.x), move.proposal, start.x)
             score, log_prob = law.evaluate(x)

@@ -74,7 +74,8 @@ class Noise:
 
     Attributes:
         normal: standard normal, ``[R, B, *E]``.
-        uniform: uniform on [0, 1), ``[R, B]``, for the kernels that accept and reject.
+        uniform: u uniform on [0, 1), ``[R, B]``, for the kernels that accept and reject: a proposal is taken where 1 − u,
+            which is never 0, is below its acceptance probability.
     """
 
     normal: Tensor
