@@ -1,0 +1,1 @@
+"""The VAE view: the variational bound of a diffusion core, and what is fitted to it."""
