@@ -70,8 +70,8 @@ def optimal_variance(
 
     Raises:
         TypeError: x0 is no floating-point tensor, or the labels no integers.
-        ValueError: x0, labels or weight as :meth:`unidiff.Diffusion.check_batch`; noise of another shape; draws or rows below
-            1; a level of the grid, t_0 apart, without signal or without noise.
+        ValueError: x0, labels or weight as :meth:`unidiff.Diffusion.check_batch`; noise of another shape; draws or rows
+            below 1; a level of the grid, t_0 apart, without signal or without noise.
         FloatingPointError: the network's error is not finite.
     """
     condition = core.check_batch("x0", x0, condition, guidance)
@@ -113,5 +113,6 @@ def _check_levels(log_snr: Tensor, grid: TimeGrid) -> None:
     if bool(lost.any()):
         k = 1 + int(lost.nonzero()[0])
         raise ValueError(
-            f"grid must have finite log-SNRs after its first time, got {float(log_snr[k - 1])} at t = {float(grid.times[k]):g}"
+            "grid must have finite log-SNRs after its first time, "
+            f"got {float(log_snr[k - 1])} at t = {float(grid.times[k]):g}"
         )
