@@ -265,7 +265,7 @@ class MeasuredVariance(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         ends = torch.tensor(case.window(-2.0, 2.0), dtype=torch.float64, device=case.device)
         times = case.schedule.time(torch.stack([ends[1], ends.mean(), ends[0]])).detach().cpu()
-        size, blocks = 16, 768
+        size, blocks = 64, 768
         grid = TimeGrid([0.5 * float(times[0]), *times.tolist(), 1.0])
         core = case.core
         level = core.schedule.level(grid.times[1:4])

@@ -26,6 +26,7 @@ from unidiff.train.data import Dataset
 from unidiff.train.fitting import estimator_spread, fit_schedule, least_second_moment
 from unidiff.train.order import DataOrder
 from unidiff.train.trainer import Trainer
+from unidiff.train.weighting import Weighting
 from unidiff.worlds import Gaussian
 
 _ENDS = (4.0, -4.0)
@@ -160,7 +161,7 @@ class FittedInside(Bound):
 
     name = "fitted-inside"
     statement = (
-        r"\left(\int\sqrt{E[L^2\,\mid\,\lambda]}\,\mathrm{d}\lambda\right)^2\leq E[L^2]_\mathrm{fitted}\ll"
+        r"\left(\int\sqrt{E[L^2\,\mid\,\lambda]}\,\mathrm{d}\lambda\right)^2\leq E[L^2]_\mathrm{fitted}\ll "
         r"E[L^2]_\mathrm{linear}"
     )
     views = ("vae",)
@@ -196,7 +197,7 @@ class ScheduleStep(Algebraic):
 
     name = "schedule-step"
     statement = (
-        r"g_\mathrm{ends}=\nabla\left(E[L]+\mathrm{KL}(q(x_1|x_0)\,\|\,N(0,I))-E\log p(x_0|x_{t_0})\right),\quad"
+        r"g_\mathrm{ends}=\nabla\left(E[L]+\mathrm{KL}(q(x_1|x_0)\,\|\,N(0,I))-E\log p(x_0|x_{t_0})\right),\quad "
         r"g_\mathrm{inside}=\nabla E[L^2]"
     )
     views = ("vae",)
@@ -210,7 +211,8 @@ class ScheduleStep(Algebraic):
     def sides(self, case: Case) -> Iterable[Sides]:
         n, seed = 12, case.seed % 2**31
         five = (2 * case.x0).round().clamp(-2, 2) / 2
-        for weighting, x, scale in (("elbo", case.x0, 1.0), ("sigmoid", five, 0.5)):
+        runs: tuple[tuple[Weighting, Tensor, float], ...] = (("elbo", case.x0, 1.0), ("sigmoid", five, 0.5))
+        for weighting, x, scale in runs:
             config = TrainConfig(
                 network="mlp", width=6, depth=1, steps=1, batch_size=n, warmup=0, clip=1e6, seed=seed, schedule="learned",
                 weighting=weighting, dtype="float64", device="cpu", ema=0.3,
