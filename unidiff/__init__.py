@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import identities, score, train, worlds
+from unidiff import identities, score, train, vae, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -15,6 +15,7 @@ from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
 from unidiff.identities.verify import verify
 from unidiff.score.model import ScoreModel
+from unidiff.vae.model import HierarchicalVAE
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Diffusion",
     "ForwardProcess",
     "Gaussian",
+    "HierarchicalVAE",
     "NoiseLevel",
     "Prediction",
     "ReverseChain",
@@ -33,6 +35,7 @@ __all__ = [
     "sample",
     "score",
     "train",
+    "vae",
     "verify",
     "worlds",
 ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
@@ -170,4 +171,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_LIKELIHOOD,
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,
+    *MUTANTS_LEARNING,
 )  # fmt: skip

@@ -19,7 +19,7 @@ MUTANTS_RUNS: tuple[Mutant, ...] = (
     Mutant("the trainer ignores its weighting", TRAINER, "weighting=config.weighting,", "weighting='simple',"),
     Mutant("times and noise from one seed", TRAINER, "manual_seed(config.seed + 1)", "manual_seed(config.seed)"),
     Mutant("the trainer's times end at 0.9", TRAINER, "span=self.span", "span=(0.0, 0.9)"),
-    Mutant("the trainer's loss is not per number", TRAINER, "loss.mean() / math.prod(self.data.event_shape)", "loss.mean()"),
+    Mutant("the trainer's loss is not per number", TRAINER, "mean = whole.mean() / dim", "mean = whole.mean()"),
     Mutant("average before the step", TRAINER, "        self.optimizer.step()\n        self.ema.update_parameters(self.network)\n", "        self.ema.update_parameters(self.network)\n        self.optimizer.step()\n"),
     Mutant("rate: 1 − cos", PACE, "0.5 * (1.0 + math.cos(math.pi * progress))", "0.5 * (1.0 - math.cos(math.pi * progress))"),
     Mutant("rate: cosine over a whole period", PACE, "math.cos(math.pi * progress)", "math.cos(2 * math.pi * progress)"),

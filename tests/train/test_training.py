@@ -255,8 +255,8 @@ def test_the_share_of_labels_asked_for_is_replaced_by_the_null_class(share: floa
     assert abs(found - share) <= 5 * (share * (1 - share) / 3200) ** 0.5
 
 
-def test_a_learned_schedule_is_left_as_it_is_and_gathers_no_gradient() -> None:
-    trainer = Trainer.start(dataclasses.replace(SMALL, schedule="learned", steps=3), moons())
+def test_a_learned_schedule_may_be_left_as_it_is_and_gathers_no_gradient() -> None:
+    trainer = Trainer.start(dataclasses.replace(SMALL, schedule="learned", learn_schedule="none", steps=3), moons())
     schedule = trainer.core.schedule
     assert isinstance(schedule, torch.nn.Module)
     before = [p.clone() for p in schedule.parameters()]

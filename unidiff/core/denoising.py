@@ -122,6 +122,7 @@ def _error(
     half = contextlib.nullcontext() if autocast is None else torch.autocast(xt.device.type, autocast)
     with half:
         output, fraction = denoiser.evaluate(xt, level, condition, guidance, embedding)
+    fraction = None if fraction is None else fraction.to(xt.dtype)
     return _target(denoiser, x0, noise, level) - output.to(xt.dtype), fraction
 
 

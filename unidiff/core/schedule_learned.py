@@ -2,7 +2,7 @@ r"""A learned schedule: any smooth decreasing λ(t), its ends and its inside fre
 
 λ(t) = λ_max − (λ_max − λ_min) h(t),  h(t) = (k(t) − k(0))/(k(1) − k(0)),  k(t) = t + Σ_j w_j sigmoid(r_j (t − c_j)),
 with w_j, r_j > 0, so k increases and h runs from 0 to 1. The ends are parameters of their own: they set the bound,
-the inside only sets the variance of its estimate.
+the inside only sets the variance of its estimate; :mod:`unidiff.train.schedule` trains each by what it sets.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ class Learned(nn.Module, Schedule):
         self.raw_weight = nn.Parameter(raw[0] - 2.0)
         self.raw_rate = nn.Parameter(raw[1] + 4.0)
         self.center = nn.Parameter(torch.linspace(0.0, 1.0, units, dtype=torch.float64) + 0.05 * raw[2])
+
+    @property
+    def ends(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """λ_max and log(λ_max − λ_min): what the bound depends on."""
+        return self.log_snr_max, self.log_span
+
+    @property
+    def inside(self) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+        """What w, r and c are made of: where λ spends its time between the ends."""
+        return self.raw_weight, self.raw_rate, self.center
 
     def _apply(self, fn: Any, recurse: bool = True) -> Learned:
         """Move with the module that holds this one, but stay float64: a schedule in half precision is no schedule."""

@@ -1,4 +1,4 @@
-"""What the score view looks like on a world in the plane, where the truth can be drawn beside it."""
+"""The score view on a world in the plane, the truth beside it; and what the loss weightings are to the bound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
 from unidiff.score import MALA, ScoreModel, langevin
+from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight
 from unidiff.worlds import OracleDenoiser, library
 
 REACH, SIDE, ARROWS = 2.6, 61, 13
+_REACH = (-12.0, 16.0)
 
 
 def pictures(seed: int) -> dict[str, dict[str, Any]]:
@@ -23,6 +25,40 @@ def pictures(seed: int) -> dict[str, dict[str, Any]]:
         "fields": _fields(model, world),
         "likelihood": _likelihood(model, world),
         "traces": _traces(world, seed),
+        "weightings": _weightings(),
+    }
+
+
+def weighting_curves(
+    schedule: Schedule, options: WeightingOptions | None = None, points: int = 401
+) -> dict[str, dict[str, list[float]]]:
+    """λ (``x``) and w(λ) over its greatest value (``y``) of every weighting, over what the schedule has of λ in [−12, 16].
+
+    Raises:
+        ValueError: a schedule with less than a nat of that range.
+    """
+    ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach().clamp(*_REACH)
+    low, high = ends.tolist()
+    if high - low < 1:
+        raise ValueError(f"schedule must have at least a nat of log-SNR within {list(_REACH)}, got [{low:g}, {high:g}]")
+    log_snr = torch.linspace(low, high, points, dtype=torch.float64)[1:-1]
+    curves = {}
+    for name in WEIGHTINGS:
+        w = elbo_weight(name, schedule, log_snr, options).detach()
+        curves[name] = {"x": log_snr.tolist(), "y": (w / w.max()).tolist()}
+    return curves
+
+
+def _weightings() -> dict[str, Any]:
+    schedules = {
+        "cosine": Schedule.cosine(),
+        "linear β": Schedule.linear(),
+        "linear in log-SNR": Schedule.polynomial(1.0),
+    }
+    return {
+        "title": "Loss weightings as weighted bounds: w(λ), each of its greatest value, under three schedules",
+        "kind": "weightings",
+        "data": {"panels": [{"title": name, "series": weighting_curves(s)} for name, s in schedules.items()]},
     }
 
 

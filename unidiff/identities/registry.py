@@ -42,6 +42,8 @@ _GROUPS = (
     "runs",
     "draws",
     "metrics",
+    "hybrids",
+    "learning",
 )
 _KNOWN: dict[str, Identity] = {}
 

@@ -7,6 +7,7 @@ from unidiff.report.images import save_grid, save_samples, save_scatter
 from unidiff.report.progress import Bars
 from unidiff.report.summary import Row, by_view, rows
 from unidiff.report.table import print_report
+from unidiff.report.weightings import weightings
 
 __all__ = [
     "Bars",
@@ -17,5 +18,6 @@ __all__ = [
     "save_grid",
     "save_samples",
     "save_scatter",
+    "weightings",
     "write_html",
 ]

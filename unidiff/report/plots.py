@@ -69,7 +69,11 @@ def overview(report: Report) -> Figure:
 
 
 def figure_of(entry: dict[str, Any]) -> Figure:
-    """A plot of one of the report's figures of kind ``scatter``, ``maps`` or ``lines``."""
+    """A plot of one of the report's figures of kind ``scatter``, ``maps``, ``weightings`` or ``lines``."""
+    if entry["kind"] == "weightings":
+        from unidiff.report.weightings import draw
+
+        return draw(entry["data"]["panels"])
     if entry["kind"] == "maps":
         return maps(entry["data"]["panels"], entry["data"]["reach"])
     if entry["kind"] == "scatter":

@@ -8,6 +8,7 @@ from unidiff.train.build import build_core
 from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
+from unidiff.train.fitting import Spread, estimator_spread, fit_schedule, least_second_moment
 from unidiff.train.loss import denoising_loss
 from unidiff.train.objective import LOSSES, training_loss
 from unidiff.train.presets import quick_digits
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Dataset",
+    "Spread",
     "TrainConfig",
     "Trainer",
     "WeightingOptions",
@@ -28,7 +30,10 @@ __all__ = [
     "build_core",
     "denoising_loss",
     "elbo_weight",
+    "estimator_spread",
     "finite_span",
+    "fit_schedule",
+    "least_second_moment",
     "load_core",
     "load_data",
     "metrics",

@@ -34,6 +34,7 @@ def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
         config.prediction,
         config.preconditioning,
         data_std=data.spread("preconditioning 'edm'") if config.preconditioning == "edm" else 1.0,
+        learned_variance=config.variance == "learned",
         num_classes=num_classes,
     )
     core = Diffusion(Schedule.named(config.schedule), denoiser)
@@ -57,19 +58,21 @@ def shaped(data: Dataset, config: TrainConfig) -> Dataset:
 
 
 def _network_config(config: TrainConfig, data: Dataset, num_classes: int | None) -> dict[str, Any]:
-    shape = data.event_shape
+    shape, learned = data.event_shape, config.variance == "learned"
     if config.network == "mlp":
         if len(shape) != 1:
             raise ValueError(f"network 'mlp' takes flat data, got data of shape {list(shape)}; use data.flatten()")
         return {
-            "kind": "mlp", "dim": shape[0], "width": config.width, "depth": config.depth, "num_classes": num_classes
+            "kind": "mlp", "dim": shape[0], "width": config.width, "depth": config.depth, "num_classes": num_classes,
+            "learned_variance": learned,
         }  # fmt: skip
     if len(shape) != 3 or shape[1] != shape[2]:
         raise ValueError(f"network 'unet' takes square images [C, S, S], got data of shape {list(shape)}")
     return {
         "kind": "unet", "channels": shape[0], "image_size": shape[1], "width": config.width,
         "multipliers": config.multipliers, "blocks": config.blocks, "attention": config.attention,
-        "num_classes": num_classes, "dropout": config.dropout, "fourier_features": config.fourier_features,
+        "num_classes": num_classes, "dropout": config.dropout, "learned_variance": learned,
+        "fourier_features": config.fourier_features,
     }  # fmt: skip
 
 

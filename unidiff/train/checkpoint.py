@@ -5,7 +5,8 @@ flushed. So at every moment, power cut included, the name holds one whole checkp
 document and all the tensors, checked on every read.
 
 ``about``: ``core`` (see :func:`unidiff.train.build.describe`), and from a trainer ``train``, ``data`` and ``progress``.
-Tensors: ``parameters.*``, ``ema.*`` (of the network), ``optimizer.*``, ``random.*``.
+Tensors: ``parameters.*``, ``ema.*`` (of the network), ``ema_schedule.*`` (of a schedule that is trained), ``optimizer.*``,
+``random.*``.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ def restore_core(checkpoint: Checkpoint, path: str | Path, ema: bool) -> Diffusi
         averaged = checkpoint.under("ema")
         if ema and averaged:
             _adopt(network_of(core), averaged)
+        schedule = checkpoint.under("ema_schedule")
+        if ema and schedule and isinstance(core.schedule, nn.Module):
+            core.schedule.load_state_dict(schedule)
     except MISFITS as error:
         raise CheckpointError(f"{path} does not hold the core that it describes: {one_line(error)}") from error
     return core.eval()

@@ -20,6 +20,8 @@ Network = Literal["mlp", "unet"]
 Precision = Literal["none", "bf16"]
 DType = Literal["float32", "float64"]
 Decay = Literal["cosine", "constant"]
+Learn = Literal["all", "inside", "none"]
+LearnVariance = Literal["fixed", "learned"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(ScheduleName),
@@ -31,10 +33,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "amp": get_args(Precision),
     "dtype": get_args(DType),
     "decay": get_args(Decay),
+    "learn_schedule": get_args(Learn),
+    "variance": get_args(LearnVariance),
 }
 _COUNTS = {
     "width": 1, "depth": 1, "blocks": 1, "probes": 1, "batch_size": 1, "warmup": 0, "log_every": 1,
-    "checkpoint_every": 1, "seed": 0,
+    "checkpoint_every": 1, "seed": 0, "vlb_steps": 1,
 }  # fmt: skip
 _SIZES = {"multipliers": 1, "attention": 0}
 """Sequences of positive integers, and how many they hold at least."""
@@ -49,6 +53,9 @@ class TrainConfig:
 
     Attributes:
         schedule: the noise schedule, by name, with its standard parameters.
+        learn_schedule: of a learned schedule train "all" (its ends by the bound, its inside by the variance of the bound's
+            estimate), the "inside", or "none".
+        schedule_lr: its peak learning rate, warmed up and decayed like lr.
         prediction: what the network predicts; "x0" with EDM preconditioning.
         preconditioning: "none", or "edm" with the data's own standard deviation.
         network: "mlp" (flat data) or "unet" (images).
@@ -61,6 +68,9 @@ class TrainConfig:
         fourier_features: the U-Net's high-frequency inputs, for likelihoods.
         conditional: condition on the data's labels.
         label_dropout: share of labels replaced by the null class, for classifier-free guidance.
+        variance: "fixed", or "learned": the network also says each step's variance, by the hybrid loss; a step of
+            training then asks the network twice.
+        vlb_steps: steps of the chain whose bound trains the variance.
         loss: denoising, or another way of score matching with the same gradient in expectation: implicit (exact divergence),
             hutchinson (by random probes), sliced, or explicit (against the law itself: eight-gaussians).
         probes: random probes a datum, for hutchinson and sliced.
@@ -94,6 +104,8 @@ class TrainConfig:
     """
 
     schedule: ScheduleName = "cosine"
+    learn_schedule: Learn = "all"
+    schedule_lr: float = 1e-2
     prediction: Kind = "v"
     preconditioning: Preconditioning = "none"
     network: Network = "mlp"
@@ -106,6 +118,8 @@ class TrainConfig:
     fourier_features: bool = False
     conditional: bool = False
     label_dropout: float = 0.1
+    variance: LearnVariance = "fixed"
+    vlb_steps: int = 1000
     loss: Loss = "denoising"
     probes: int = 1
     weighting: Weighting = "simple"
@@ -137,7 +151,7 @@ class TrainConfig:
             check_count(name, getattr(self, name), least)
         if self.seed >= _SEEDS:
             raise ValueError(f"seed must lie in 0 … 2**63 - 1, got {self.seed}")
-        for name in ("lr", "clip", "min_snr_gamma"):
+        for name in ("lr", "schedule_lr", "clip", "min_snr_gamma"):
             check_positive(name, getattr(self, name))
         for name in ("ema", "dropout", "label_dropout"):
             value = getattr(self, name)

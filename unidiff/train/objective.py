@@ -13,6 +13,7 @@ from unidiff.core.boundary import check_name
 from unidiff.core.diffusion import Diffusion
 from unidiff.score.objectives import OBJECTIVES, Objective, score_matching_loss
 from unidiff.train.loss import denoising_loss
+from unidiff.train.toys import LAWS
 from unidiff.train.weighting import Weighting, WeightingOptions, weight
 from unidiff.worlds import World
 
@@ -56,3 +57,12 @@ def training_loss(
         core, x0, loss, t, weight=weight(weighting, core.schedule, t, options), world=world, probes=probes,
         generator=generator, condition=condition,
     )  # fmt: skip
+
+
+def law_of(loss: Loss, name: str, world: World | None) -> World | None:
+    """``world``, or for the loss "explicit" the law of the data named so. Raises ValueError where there is none."""
+    if loss != "explicit" or world is not None:
+        return world
+    if name not in LAWS:
+        raise ValueError(f"loss 'explicit' needs data of a known law ({', '.join(LAWS)}), or world=, got {name}")
+    return LAWS[name]()

@@ -5,22 +5,34 @@ Parameters, their average, AdamW's moments, every random state, the position in 
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from unidiff.core.boundary import check_name
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.build import describe
-from unidiff.train.checkpoint import Checkpoint
+from unidiff.train.build import describe, redraw, shaped
+from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, one_line
+from unidiff.train.config import TrainConfig
+from unidiff.train.data import Dataset
 
 if TYPE_CHECKING:
     from unidiff.train.trainer import Trainer
+
+CHANGEABLE = (
+    "steps", "minutes", "out", "device", "log_every", "checkpoint_every", "tensorboard", "compile"
+)  # fmt: skip
+"""The options that a resumed run may change; the others would make it another run."""
 
 
 def collect(trainer: Trainer) -> Checkpoint:
     """The state of ``trainer`` between two steps."""
     tensors = checkpoints.parameters(trainer.core)
     tensors |= {f"ema.{name}": t for name, t in trainer.ema.module.state_dict().items()}
+    if trainer.learner is not None:
+        tensors |= {f"ema_schedule.{name}": t for name, t in trainer.learner.ema.module.state_dict().items()}
     tensors["progress.window"] = trainer.window
     tensors["progress.averaged"] = trainer.ema.n_averaged
     moments = trainer.optimizer.state_dict()["state"]
@@ -41,6 +53,39 @@ def collect(trainer: Trainer) -> Checkpoint:
     return Checkpoint(tensors, about)
 
 
+def reopen(
+    path: str | Path, data: Dataset | None, changes: dict[str, Any]
+) -> tuple[Checkpoint, TrainConfig, dict[str, Any], Dataset]:
+    """What a run is resumed from: its checkpoint, its configuration as changed, its progress and its data.
+
+    Raises:
+        CheckpointError, ValueError: as :meth:`unidiff.train.Trainer.resume`.
+    """
+    for name in changes:
+        check_name("change", name, CHANGEABLE)
+    kept = checkpoints.read(path)
+    try:
+        config, progress = TrainConfig.from_dict(kept.about["train"]), kept.about["progress"]
+        about = {name: kept.about["data"][name] for name in ("name", "n", "event_shape", "fingerprint")}
+    except MISFITS as error:
+        raise CheckpointError(f"{path} holds no training state to resume: {one_line(error)}") from error
+    if changes.get("steps") is not None and "minutes" not in changes:
+        changes["minutes"] = None
+    if changes.get("minutes") is not None and "steps" not in changes:
+        changes["steps"] = None
+    config = dataclasses.replace(config, **changes)
+    data = redraw(kept.about) if data is None else data
+    if data is None:
+        raise ValueError(f"data must be given to resume a run on {about['name']}")
+    data = shaped(data, config)
+    if data.to(config.torch_dtype).fingerprint() != about["fingerprint"]:
+        raise ValueError(
+            f"data must be what the run trained on ({about['name']}, {about['n']} × {about['event_shape']}), to the "
+            f"bit as {config.dtype}, labels included; {data.name} with {len(data)} × {list(data.event_shape)} is not"
+        )
+    return kept, config, progress, data
+
+
 def restore(trainer: Trainer, kept: Checkpoint, progress: dict[str, Any]) -> None:
     """Put ``trainer``, just built from the same configuration and data, where ``kept`` was taken.
 
@@ -49,12 +94,17 @@ def restore(trainer: Trainer, kept: Checkpoint, progress: dict[str, Any]) -> Non
     """
     trainer.ema.module.load_state_dict(kept.under("ema"))
     trainer.ema.n_averaged.copy_(kept.tensors["progress.averaged"])
+    parameters = list(trainer.network.parameters())
+    if trainer.learner is not None:
+        trainer.learner.ema.module.load_state_dict(kept.under("ema_schedule"))
+        trainer.learner.ema.n_averaged.copy_(kept.tensors["progress.averaged"])
+        parameters += trainer.learner.parameters
     trainer.window.copy_(kept.tensors["progress.window"])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in kept.under("optimizer").items():
         index, slot = name.split(".")
         moments.setdefault(int(index), {})[slot] = tensor
-    _check_slots(moments, progress["slots"], list(trainer.network.parameters()))
+    _check_slots(moments, progress["slots"], parameters)
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
     trainer.noise.set_state(kept.tensors["random.noise"])
     trainer.times.set_state(kept.tensors["random.times"])

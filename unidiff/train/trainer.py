@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -27,29 +26,26 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unidiff.core.boundary import check_name
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.times import antithetic_times, finite_span
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.build import build_core, describe, redraw, shaped
+from unidiff.train.build import build_core, describe, shaped
 from unidiff.train.checkpoint import MISFITS, CheckpointError, one_line
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset
 from unidiff.train.interrupt import held
 from unidiff.train.journal import Journal
-from unidiff.train.objective import training_loss
+from unidiff.train.objective import law_of, training_loss
 from unidiff.train.order import DataOrder
 from unidiff.train.pace import ema_decay, rate
 from unidiff.train.randomness import adopt_default_states, cuda_devices, default_states, seeded_default_states
-from unidiff.train.state import collect, restore
-from unidiff.train.toys import LAWS
+from unidiff.train.schedule import Slopes, learner_of
+from unidiff.train.state import CHANGEABLE, collect, reopen, restore
+from unidiff.train.variance import VarianceLoss
 from unidiff.worlds import World
 
-CHANGEABLE = (
-    "steps", "minutes", "out", "device", "log_every", "checkpoint_every", "tensorboard", "compile"
-)  # fmt: skip
-"""The options that a resumed run may change; the others would make it another run."""
+__all__ = ["CHANGEABLE", "Trainer"]
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
 OnLog = Callable[["Trainer", dict[str, float]], None]
@@ -59,7 +55,8 @@ class Trainer:
     """Trains a core's network on a data set.
 
     Args:
-        core: what to train; its network's parameters are updated in place, its schedule is left alone.
+        core: what to train; its network's parameters are updated in place, and those of a learned schedule as
+            ``config.learn_schedule`` says (:mod:`unidiff.train.schedule`).
         data: in the shape of the core.
         config: :class:`~unidiff.train.TrainConfig`; of it, only what is not already built into ``core`` is read.
         world: the data's law, for the loss "explicit"; None looks for it by the data's name.
@@ -67,8 +64,8 @@ class Trainer:
 
     Raises:
         ValueError: data that do not fit the core (in shape, in classes, or all the same although the weighting divides
-            by their deviation), a core that cannot be saved although ``out`` is given, or the loss "explicit" for data
-            of no known law.
+            by their deviation), a core that cannot be saved although ``out`` is given, the loss "explicit" for data of no
+            known law, a schedule or a variance to be learned that this core or loss cannot learn.
     """
 
     def __init__(
@@ -100,15 +97,18 @@ class Trainer:
             raise ValueError(
                 f"data must have at most the core's {self.num_classes} classes, {data.name} has {data.num_classes}"
             )
-        law = _law(config, data, world)
+        law = law_of(config.loss, data.name, world)
         self.world = None if law is None else law.to(dtype, self.device)
         self.network = network
         self.trained = [p for p in network.parameters() if p.requires_grad]
         # Averaged before it is compiled: a copy of a compiled module would share the compiled forward.
         self.ema = AveragedModel(network, multi_avg_fn=self._average)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.learner = learner_of(core, config, data, self._average)
+        self.bound = VarianceLoss.of(core, config)
+        groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+        if self.learner is not None:
+            groups.append({"params": self.learner.parameters, "lr": config.schedule_lr, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.order = DataOrder(len(data), config.seed, device=self.device)
         self.noise = torch.Generator(self.device).manual_seed(config.seed)
         self.times = torch.Generator().manual_seed(config.seed + 1)
@@ -141,28 +141,7 @@ class Trainer:
             CheckpointError: as :func:`unidiff.train.checkpoint.read`, or a checkpoint without a training state.
             ValueError: other data than the run's, or a change that a resumed run may not make.
         """
-        for name in changes:
-            check_name("change", name, CHANGEABLE)
-        kept = checkpoints.read(path)
-        try:
-            config, progress = TrainConfig.from_dict(kept.about["train"]), kept.about["progress"]
-            about = {name: kept.about["data"][name] for name in ("name", "n", "event_shape", "fingerprint")}
-        except MISFITS as error:
-            raise CheckpointError(f"{path} holds no training state to resume: {one_line(error)}") from error
-        if changes.get("steps") is not None and "minutes" not in changes:
-            changes["minutes"] = None
-        if changes.get("minutes") is not None and "steps" not in changes:
-            changes["steps"] = None
-        config = dataclasses.replace(config, **changes)
-        data = redraw(kept.about) if data is None else data
-        if data is None:
-            raise ValueError(f"data must be given to resume a run on {about['name']}")
-        data = shaped(data, config)
-        if data.to(config.torch_dtype).fingerprint() != about["fingerprint"]:
-            raise ValueError(
-                f"data must be what the run trained on ({about['name']}, {about['n']} × {about['event_shape']}), to the "
-                f"bit as {config.dtype}, labels included; {data.name} with {len(data)} × {list(data.event_shape)} is not"
-            )
+        kept, config, progress, data = reopen(path, data, changes)
         trainer = cls(checkpoints.restore_core(kept, path, ema=False).train(), data, config)
         try:
             restore(trainer, kept, progress)
@@ -176,7 +155,8 @@ class Trainer:
         denoiser = copy.copy(self.core.denoiser)
         denoiser._modules = dict(self.core.denoiser._modules)  # pyright: ignore
         denoiser.network = copy.deepcopy(self.ema.module)  # pyright: ignore
-        return Diffusion(self.core.schedule, denoiser).eval()
+        schedule = self.core.schedule if self.learner is None else copy.deepcopy(self.learner.ema.module)
+        return Diffusion(schedule, denoiser).eval()  # pyright: ignore
 
     @property
     def progress(self) -> float:
@@ -239,14 +219,20 @@ class Trainer:
 
     def advance(self) -> None:
         """One step."""
-        config, group = self.config, self.optimizer.param_groups[0]
-        group["lr"] = rate(config, self.step, self.progress)
+        config, learner = self.config, self.learner
+        now = rate(config, self.step, self.progress)
+        self.optimizer.param_groups[0]["lr"] = now
+        if learner is not None:
+            self.optimizer.param_groups[1]["lr"] = now / config.lr * config.schedule_lr
         index = self.order.next(config.batch_size)
         x0, condition = self.data.x[index], self._condition(index)
+        t = antithetic_times(config.batch_size, self.times, span=self.span)
+        core, sampled = (self.core, None) if learner is None else learner.draw(t)
+        autocast = torch.bfloat16 if config.amp == "bf16" else None
         loss = training_loss(
-            self.core,
+            core,
             x0,
-            antithetic_times(config.batch_size, self.times, span=self.span),
+            t,
             config.loss,
             weighting=config.weighting,
             options=self.options,
@@ -254,15 +240,22 @@ class Trainer:
             world=self.world,
             probes=config.probes,
             generator=self.noise,
-            autocast=torch.bfloat16 if config.amp == "bf16" else None,
+            autocast=autocast,
         )
-        mean = loss.mean() / math.prod(self.data.event_shape)
+        whole = loss if self.bound is None else loss + self.bound(x0, condition, self.times, self.noise, autocast)
+        dim = math.prod(self.data.event_shape)
+        mean = whole.mean() / dim
         self.optimizer.zero_grad(set_to_none=True)
-        # A learned schedule is not trained here: its leaves are left out, so no gradient of theirs piles up.
-        mean.backward(inputs=self.trained)
+        # A schedule is no input: it has gradients of its own, from the slopes at the batch's log-SNRs.
+        mean.backward(inputs=self.trained if sampled is None else [*self.trained, sampled.leaf])
+        if learner is not None and sampled is not None:
+            slopes = Slopes.of(sampled, loss, 1 / (len(x0) * dim), config.weighting, self.options)
+            learner.take(sampled, slopes, x0, self.noise)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
         self.ema.update_parameters(self.network)
+        if learner is not None:
+            learner.ema.update_parameters(learner.schedule)
         self.window += torch.stack([mean.detach().double(), norm.double(), torch.ones_like(self.window[0])])
         self.step += 1
 
@@ -283,6 +276,7 @@ class Trainer:
         self.window.zero_()
         (step, elapsed), self._logged = self._logged, (self.step, self.elapsed)
         seconds = max(self.elapsed - elapsed, 1e-9)
+        learned = {} if self.learner is None else self.learner.line()
         return {
             "step": self.step,
             "loss": loss / count,
@@ -290,6 +284,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(self.elapsed, 3),
             "samples_per_second": round((self.step - step) * self.config.batch_size / seconds, 1),
+            **learned,
         }
 
     def _check_finite(self) -> None:
@@ -301,11 +296,3 @@ class Trainer:
     def save(self, path: str | Path) -> Path:
         """Write the whole state to ``path``, atomically."""
         return checkpoints.write(path, collect(self))
-
-
-def _law(config: TrainConfig, data: Dataset, world: World | None) -> World | None:
-    if config.loss != "explicit" or world is not None:
-        return world
-    if data.name not in LAWS:
-        raise ValueError(f"loss 'explicit' needs data of a known law ({', '.join(LAWS)}), or world=, got {data.name}")
-    return LAWS[data.name]()

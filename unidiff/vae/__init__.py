@@ -5,11 +5,14 @@ from __future__ import annotations
 from unidiff.core.decoders import CategoricalDecoder, ContinuousDecoder, Decoder, DiscretisedDecoder, Levels
 from unidiff.vae.bound import ELBO
 from unidiff.vae.dequantise import dequantise
+from unidiff.vae.hybrid import HYBRID, variance_bound
 from unidiff.vae.model import HierarchicalVAE
+from unidiff.vae.optimal import OptimalVariance, optimal_variance
 from unidiff.vae.sampled import MEASURES, SAMPLINGS, SampledELBO, importance_of
 from unidiff.vae.weights import ImportanceWeights
 
 __all__ = [
+    "HYBRID",
     "MEASURES",
     "SAMPLINGS",
     "CategoricalDecoder",
@@ -20,7 +23,10 @@ __all__ = [
     "HierarchicalVAE",
     "ImportanceWeights",
     "Levels",
+    "OptimalVariance",
     "SampledELBO",
     "dequantise",
     "importance_of",
+    "optimal_variance",
+    "variance_bound",
 ]
