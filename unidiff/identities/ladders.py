@@ -30,7 +30,11 @@ class LadderLaw(Algebraic):
     statement = r"\mathrm{E}[x_k|x_0]=\alpha_kx_0,\quad \mathrm{Cov}[x_j,x_k|x_0]=\alpha_{k|j}\sigma_j^2\ (j\leq k)"
     views = ("core", "vae")
     source = "Kingma et al. 2021, appendix A; item 1"
+    conditions = "some signal at t = 1"
     subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         grid, steps = grid_of(case), grid_of(case).steps

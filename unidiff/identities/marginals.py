@@ -160,15 +160,16 @@ class ImportanceIsLikelihood(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         own, paths = case.heard, 8192
-        world = cast("Gaussian", own.world)
-        data = torch.linalg.eigvalsh(world.covariance)
-        core = Diffusion(own.schedule, OracleDenoiser(Gaussian(world.mean, data.diag())))
+        data = torch.linalg.eigvalsh(own.world.covariance)
+        # The law about a mean of its own size: a weight is no place for the rounding of a far one.
+        mean = data.sqrt()
+        core = Diffusion(own.schedule, OracleDenoiser(Gaussian(mean, data.diag())))
         grid = grid_of(own, 6)
-        x0 = world.mean + data.sqrt() * torch.tensor([[-0.5], [0.5]]).to(data)
+        x0 = mean + data.sqrt() * torch.tensor([[-0.5], [0.5]]).to(data)
         vae = HierarchicalVAE(core, ContinuousDecoder(), "optimal")
         many = x0.repeat(paths, 1)
         log_w = vae.iwae(many, grid, 1, generator=own.generator("weights")).log_weights.reshape(paths, 2)
-        truth = torch.stack([_marginal(own, grid, world.mean[i], data[i], x0[:, i]) for i in range(own.dim)]).sum(0)
+        truth = torch.stack([_marginal(own, grid, mean[i], data[i], x0[:, i]) for i in range(own.dim)]).sum(0)
         return (log_w - truth).expm1(), torch.ones(2).to(x0)
 
 
