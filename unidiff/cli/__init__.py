@@ -1,4 +1,4 @@
-"""The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``; a module for each.
+"""The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``, ``elbo``; a module for each.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
 command was not understood, or asked for what cannot be: that is found out before any work. 130 it was interrupted.
@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": "train a denoiser on a toy, the digits, an .npz, a folder of images",
     "sample": "draw samples from a checkpoint or a closed-form world",
     "likelihood": "measure log p of data under a checkpoint or a closed-form world",
+    "elbo": "measure the variational bound of data, term by term",
 }
 
 

@@ -8,16 +8,14 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from unidiff.cli.measured import check_world, label, labels_of, level_count, measured_on
 from unidiff.cli.parsing import parse, print_json
 from unidiff.cli.sample import load
 from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_seed
 from unidiff.core.diffusion import Diffusion
-from unidiff.train.data import Dataset
-from unidiff.worlds import GaussianMixture, World
 
 BLOCK = 256
 """Data carried at once."""
-DENSITIES = ("mixture-2d", "mixture-8d", "gaussian", "eight-gaussians")
 EXACT_UP_TO = 64
 """Dimensions up to which the divergence is exact unless told otherwise."""
 
@@ -68,7 +66,6 @@ class LikelihoodOptions:
     def check(self) -> None:
         """Find out before any work what cannot be. Raises ValueError."""
         from unidiff.score.ode import check_solver
-        from unidiff.worlds import library
 
         check_count("n", self.n, least=2)
         if self.steps is not None or self.tolerance is not None:
@@ -76,21 +73,8 @@ class LikelihoodOptions:
         else:
             check_solver(self.solver, None, 1e-5)
         self.probe_count(1)
-        self.label()
-        if self.world is not None and self.world not in DENSITIES:
-            check_name("world", self.world, library.names())
-            raise ValueError(
-                f"world must have a density ({', '.join(DENSITIES)}), got {self.world!r}, a finite data set"
-            )
-
-    def label(self) -> int | None:
-        """The class for all; None without one, or with each datum's own. Raises ValueError for what is neither."""
-        if self.condition is None or self.condition == "labels":
-            return None
-        try:
-            return int(self.condition)
-        except ValueError:
-            raise ValueError(f"condition must be a class or 'labels', got {self.condition!r}") from None
+        label(self.condition)
+        check_world(self.world, dense=True)
 
     def probe_count(self, dim: int) -> int | None:
         """K, or None for the exact divergence. Raises ValueError for what is neither a count nor "exact"."""
@@ -129,10 +113,14 @@ def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
     from unidiff.report import Bars
     from unidiff.score import Likelihood, likelihood
     from unidiff.score.arguments import conditional_law
+    from unidiff.vae import Levels, dequantise
     from unidiff.worlds import Interval
 
-    data, world = _data(options, core)
-    x, condition = data.x, _condition(options, data)
+    data, world, drawn = measured_on(options, core)
+    x, condition, count = data.x, labels_of(options, data), level_count(data) if options.dequantise else None
+    if count is not None:
+        # On the host, so that a device's own generator is not asked for.
+        x = dequantise(x.cpu(), Levels(count), drawn).to(x.device)
     condition = check_condition(condition, options.guidance, len(x), getattr(core.denoiser, "num_classes", None))
     # A guided model's law is no world's.
     known = world if options.guidance == 1.0 else None
@@ -155,7 +143,7 @@ def measure(options: LikelihoodOptions, core: Diffusion) -> dict[str, Any]:
         "data": data.name, "n": len(x), "dim": x[0].numel(), "dtype": options.dtype, "device": str(x.device),
         "nats": {"mean": nats.mean, "standard_error": nats.standard_error},
         "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
-        "dequantised": options.dequantise and data.scale != 1.0,
+        "dequantised": count is not None,
         "condition": options.condition, "guidance": options.guidance,
         "solver": options.solver, "steps": options.steps,
         "tolerance": options.tolerance if options.steps or options.tolerance else 1e-5,
@@ -210,94 +198,6 @@ def show(document: dict[str, Any], console: Console) -> None:
         table.add_row("truth", f"{truth['mean']:.6f}", "nats, the world's own mean log p on these data")
         table.add_row("off by", f"{truth['gap']:+.2e}", f"nats ± {truth['gap_standard_error']:.1g}, prior error added")
     console.print(table)
-
-
-def _data(options: LikelihoodOptions, core: Diffusion) -> tuple[Dataset, World | None]:
-    import torch
-
-    from unidiff.identities.subjects import DTYPES
-    from unidiff.train.checkpoint import read
-    from unidiff.train.data import Dataset, load_data
-    from unidiff.train.data import names as data_names
-    from unidiff.train.toys import LAWS
-    from unidiff.vae import Levels, dequantise
-    from unidiff.worlds import library
-
-    dtype, device = DTYPES[options.dtype], torch.device(options.device)
-    generator = torch.Generator().manual_seed(options.seed)
-    world = None if options.world is None else library.get(options.world).to(dtype, device)
-    name = options.data
-    if name is None and world is not None:
-        return _drawn(options, world.to(device="cpu"), core, generator).to(device=device), world
-    if name is None:
-        assert options.checkpoint is not None
-        name = read(options.checkpoint).about.get("data", {}).get("name")
-        if name not in data_names():
-            raise ValueError(
-                f"data must be named for a checkpoint trained on {name!r}; known: {', '.join(data_names())}"
-            )
-    split = "test" if Path(name).suffix == ".npz" and _has_test(Path(name)) else "train"
-    data = load_data(name, n=options.n, split=split, dtype=dtype, generator=generator)
-    chosen = torch.randperm(len(data), generator=generator)[: options.n]
-    x = data.x[chosen]
-    if x[0].numel() != torch.Size(core.event_shape).numel():
-        raise ValueError(
-            f"data must have the core's shape {list(core.event_shape)}, {data.name} has {list(x.shape[1:])}"
-        )
-    x = x.reshape(len(x), *core.event_shape).to(device)
-    if world is None and name in LAWS and len(core.event_shape) == 1:
-        world = LAWS[name]().to(dtype, device)
-    if options.dequantise and data.scale != 1.0:
-        # On the host, so that a device's own generator is not asked for.
-        x = dequantise(x.cpu(), Levels(round(2 / data.scale) + 1), generator).to(device)
-    labels = None if data.labels is None else data.labels[chosen].to(device)
-    return Dataset(_checked(x), labels, name=data.name, scale=data.scale, no_labels=data.no_labels), world
-
-
-def _drawn(options: LikelihoodOptions, world: World, core: Diffusion, generator: Any) -> Dataset:
-    """A world's own draws: of one class, of each with its label, or of the whole."""
-    import torch
-
-    from unidiff.score.arguments import conditional_law
-    from unidiff.train.data import Dataset
-
-    labels, k = None, options.label()
-    if options.condition == "labels" and isinstance(world, GaussianMixture):
-        labels = torch.multinomial(world.weights, options.n, replacement=True, generator=generator)
-    condition = labels if k is None else torch.full((options.n,), k)
-    classes = getattr(core.denoiser, "num_classes", None)
-    condition = check_condition(condition, 1.0, options.n, classes)
-    law = conditional_law(core, world, condition, "a world's draws")
-    return Dataset(law.sample(options.n, generator), labels, name=str(options.world))
-
-
-def _condition(options: LikelihoodOptions, data: Dataset) -> Tensor | None:
-    import torch
-
-    if options.condition == "labels":
-        if data.labels is None:
-            why = "" if data.no_labels is None else f": {data.no_labels}"
-            raise ValueError(f"condition 'labels' needs data with labels, and {data.name} has none{why}")
-        return data.labels
-    k = options.label()
-    return None if k is None else torch.tensor(k, device=data.x.device)
-
-
-def _has_test(path: Path) -> bool:
-    import numpy as np
-
-    from unidiff.train.data import DataError
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return any(key in archive.files for key in ("x_test", "test_images"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from error
-
-
-def _checked(x: Tensor) -> Tensor:
-    check_count("number of data", len(x), least=2)
-    return x
 
 
 def _finite(value: Tensor) -> float | None:

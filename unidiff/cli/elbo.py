@@ -1,0 +1,226 @@
+"""``unidiff elbo``: the variational bound of data as a ledger, term by term, with a picture of its steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from unidiff.cli.measured import check_world, label, labels_of, level_count, measured_on
+from unidiff.cli.parsing import check_picture, parse, print_json
+from unidiff.cli.sample import load
+from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_seed
+
+if TYPE_CHECKING:
+    from unidiff.core.diffusion import Diffusion
+
+BLOCK = 128
+"""Data measured at once."""
+DECODERS = ("auto", "continuous", "discretised", "categorical")
+GRIDS = ("uniform", "log-snr")
+PASS = 512
+"""Data whose errors make the table of the optimal variance."""
+
+
+@dataclass(frozen=True)
+class ElboOptions:
+    """Measure the variational bound of data: prior, every step of the chain, reconstruction.
+
+    Attributes:
+        checkpoint: a checkpoint's file, or a run's folder.
+        world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
+        data: a named data set, an .npz file (its test part if it has one) or a folder of images; if left out, the world's
+            own draws, or the data set of that name that the checkpoint was trained on, drawn anew.
+        n: how many data, at most.
+        steps: of the chain.
+        grid: log-snr (even in log-SNR), uniform (in time), or the path of a grid saved as JSON.
+        first: the time to start from; 0, or where the schedule has no noise there, a little later.
+        variance: of the chain's steps: posterior, prior, optimal (the exact denoiser's, or by a pass over data) or learned.
+        decoder: of the last step: continuous (a density), discretised or categorical (probabilities of levels); auto is
+            discretised for bytes and digits, else continuous.
+        paths: paths of each datum for the importance-weighted bound beside the ledger; 0 for none.
+        condition: a class, or "labels", each datum's own; None is the unconditional model.
+        device: where to compute.
+        dtype: float32 or float64.
+        seed: of every random draw.
+        out: the picture of the terms, a .png.
+        json: print one JSON document instead of the table.
+    """
+
+    checkpoint: Path | None = None
+    world: str | None = None
+    data: str | None = None
+    n: int = 256
+    steps: int = 1000
+    grid: str = "log-snr"
+    first: float | None = None
+    variance: str = "posterior"
+    decoder: str = "auto"
+    paths: int = 0
+    condition: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    out: Path = Path("elbo.png")
+    json: bool = False
+
+    def check(self) -> None:
+        """Find out before any work what cannot be. Raises ValueError."""
+        from unidiff.core.chain import VARIANCES
+        from unidiff.identities.subjects import DTYPES
+
+        check_count("n", self.n, least=2)
+        check_count("steps", self.steps)
+        check_count("paths", self.paths, 0)
+        check_name("variance", self.variance, VARIANCES)
+        check_name("decoder", self.decoder, DECODERS)
+        check_name("dtype", self.dtype, DTYPES)
+        check_seed(self.seed)
+        check_world(self.world, dense=False)
+        label(self.condition)
+        check_device(self.device)
+        check_picture("out", self.out)
+        if Path(self.grid).suffix != ".json":
+            check_name("grid", self.grid, GRIDS)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    options = parse(ElboOptions, arguments, "unidiff elbo")
+    options.check()
+    from unidiff.identities.subjects import DTYPES
+
+    core = load(options.checkpoint, options.world, options.device, DTYPES[options.dtype])
+    document, figure = measure(options, core)
+    figure.savefig(options.out, dpi=150, facecolor="white")
+    document["picture"] = str(options.out)
+    if options.json:
+        print_json(document)
+    else:
+        show(document, Console())
+    return 0
+
+
+def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], Any]:
+    """The document and the picture. Raises ValueError for data, a grid or a variance that do not fit the core."""
+    import torch
+
+    from unidiff.report import Bars
+    from unidiff.report.ledger import ledger
+    from unidiff.vae import ELBO, HierarchicalVAE
+    from unidiff.worlds import Interval
+
+    data, world, _ = measured_on(options, core)
+    condition = check_condition(labels_of(options, data), 1.0, len(data.x), getattr(core.denoiser, "num_classes", None))
+    grid, decoder = _grid(options, core), _decoder(options, data)
+    generator = torch.Generator(data.x.device).manual_seed(options.seed)
+    variance: Any = options.variance
+    vae = HierarchicalVAE(core, decoder, variance, _table(options, core, grid, data.x, condition, generator))
+    vae.chain(grid)
+    decoder.check(data.x)
+    parts, bounds = [], []
+    with Bars() as bars:
+        for k in range(0, len(data.x), BLOCK):
+            x, own = data.x[k : k + BLOCK], None if condition is None else condition[k : k + BLOCK]
+            parts.append(vae.elbo(x, grid, condition=own, generator=generator))
+            if options.paths:
+                bounds.append(vae.iwae(x, grid, options.paths, condition=own, generator=generator))
+            bars.update("elbo", k + len(x), len(data.x), f"{k + len(x)} of {len(data.x)}")
+    found, scale = ELBO.joined(parts), 1.0 if decoder.discrete else data.scale
+    bits, nats = found.bits_per_dim(scale), found.nats()
+    rows = {
+        "prior": found.prior, "diffusion": found.diffusion.sum(0), "reconstruction": found.reconstruction
+    }  # fmt: skip
+    document: dict[str, Any] = {
+        "data": data.name, "n": len(data.x), "dim": found.dim, "dtype": options.dtype, "device": str(data.x.device),
+        "steps": grid.steps, "grid": options.grid, "variance": options.variance, "condition": options.condition,
+        "decoder": type(decoder).__name__, "probabilities": decoder.discrete,
+        "ledger": {name: _told(Interval.of(value)) for name, value in rows.items()},
+        "elbo": _told(nats), "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
+    }  # fmt: skip
+    if bounds:
+        many = torch.cat([b.bound for b in bounds])
+        document["importance"] = {
+            "paths": options.paths, **_told(Interval.of(many)), "ess": float(torch.cat([b.ess for b in bounds]).mean())
+        }  # fmt: skip
+    if world is not None and not decoder.discrete and condition is None:
+        document["truth"] = float(world.log_prob(data.x).mean())
+    terms = found.diffusion.to("cpu", torch.float64)
+    levels = core.schedule.log_snr(grid.times).detach().cpu().numpy()
+    ends = (document["ledger"]["prior"]["mean"], document["ledger"]["reconstruction"]["mean"])
+    errors = (terms.std(1) / len(data.x) ** 0.5).numpy()
+    return document, ledger(levels, terms.mean(1).numpy(), errors, ends, found.dim)
+
+
+def show(document: dict[str, Any], console: Console) -> None:
+    """The document as a ledger."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("", "left"), ("nats", "right"), ("± s.e.", "right"), ("bits/dim", "right"), ("", "left")):
+        table.add_column(name, justify=justify, style=None if name else "dim")  # pyright: ignore
+    unit = document["dim"] * 0.6931471805599453
+    notes = {
+        "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{document['steps']} steps, {document['variance']} variance",
+        "reconstruction": f"−log p(x|x_0), {document['decoder']}",
+    }  # fmt: skip
+    for name, row in document["ledger"].items():
+        table.add_row(
+            name, f"{row['mean']:.4f}", f"{row['standard_error']:.4f}", f"{row['mean'] / unit:.4f}", notes[name]
+        )
+    bits, elbo = document["bits_per_dim"], document["elbo"]
+    spread = f"95% interval [{bits['low']:.4f}, {bits['high']:.4f}] over {document['n']} of {document['data']}"
+    table.add_row("−ELBO", f"{-elbo['mean']:.4f}", f"{elbo['standard_error']:.4f}", f"{bits['mean']:.4f}", spread)
+    if "importance" in document:
+        own = document["importance"]
+        note = f"{own['paths']} paths a datum, {own['ess']:.2f} of them effective"
+        table.add_row(
+            "−IWAE", f"{-own['mean']:.4f}", f"{own['standard_error']:.4f}", f"{-own['mean'] / unit:.4f}", note
+        )
+    if "truth" in document:
+        table.add_row(
+            "−log p", f"{-document['truth']:.4f}", "", f"{-document['truth'] / unit:.4f}", "the data's own law"
+        )
+    console.print(table)
+    if not document["probabilities"]:
+        console.print("bits/dim are of a density: comparable at one scale of the data only", style="dim")
+    console.print(f"the picture: {document['picture']}", highlight=False, soft_wrap=True)
+
+
+def _told(interval: Any) -> dict[str, float]:
+    return {"mean": interval.mean, "standard_error": interval.standard_error}
+
+
+def _grid(options: ElboOptions, core: "Diffusion") -> Any:
+    from unidiff.core.grid import TimeGrid
+    from unidiff.core.times import finite_span
+
+    if Path(options.grid).suffix == ".json":
+        return TimeGrid.load(options.grid)
+    first = finite_span(core.schedule)[0] if options.first is None else options.first
+    if options.grid == "uniform":
+        return TimeGrid.uniform(options.steps, first)
+    return TimeGrid.uniform_log_snr(options.steps, core.schedule, first)
+
+
+def _decoder(options: ElboOptions, data: Any) -> Any:
+    from unidiff.vae import CategoricalDecoder, ContinuousDecoder, DiscretisedDecoder, Levels
+
+    count = level_count(data)
+    kind = options.decoder if options.decoder != "auto" else "continuous" if count is None else "discretised"
+    if kind == "continuous":
+        return ContinuousDecoder()
+    if count is None:
+        raise ValueError(f"decoder must be continuous for data that are real numbers ({data.name}), got {kind!r}")
+    return DiscretisedDecoder(Levels(count)) if kind == "discretised" else CategoricalDecoder(Levels(count))
+
+
+def _table(options: ElboOptions, core: "Diffusion", grid: Any, x: Any, condition: Any, generator: Any) -> Any:
+    """The optimal variance's table for a network, from its own errors on a part of the data; else None."""
+    if options.variance != "optimal" or hasattr(core.denoiser, "x0_variance"):
+        return None
+    from unidiff.vae import optimal_variance
+
+    own = None if condition is None else condition[:PASS]
+    return optimal_variance(core, x[:PASS], grid, condition=own, generator=generator).x0_variance
