@@ -44,6 +44,7 @@ _GROUPS = (
     "metrics",
     "hybrids",
     "learning",
+    "thermodynamics",
 )
 _KNOWN: dict[str, Identity] = {}
 
