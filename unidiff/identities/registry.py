@@ -45,6 +45,8 @@ _GROUPS = (
     "hybrids",
     "learning",
     "thermodynamics",
+    "thermodynamics_paths",
+    "thermodynamics_bounds",
 )
 _KNOWN: dict[str, Identity] = {}
 

@@ -196,6 +196,10 @@ class Thermodynamics:
 
     # -- along paths ---------------------------------------------------------------------------------------------------
 
+    def paths(self, grid: TimeGrid, **options: Any) -> Paths:
+        """What paths on ``grid`` are drawn and weighed by; options and errors of :meth:`Paths.of`."""
+        return Paths.of(self.core, grid, **options)
+
     def work(
         self, x0: Tensor, grid: TimeGrid, paths: int = 1, generator: torch.Generator | None = None, **options: Any
     ) -> Work:
@@ -212,7 +216,7 @@ class Thermodynamics:
             TypeError, ValueError: as :meth:`Paths.of` and :meth:`unidiff.Diffusion.check_batch`; paths below 1; data that
                 the decoder gives no likelihood.
         """
-        return work(Paths.of(self.core, grid, **options), x0, paths, generator)
+        return work(self.paths(grid, **options), x0, paths, generator)
 
     def free_energy(
         self,
@@ -249,7 +253,7 @@ class Thermodynamics:
         if not isinstance(x0, Tensor):
             x0 = known(self.world, "fluctuation of data to be drawn").sample(check_count("x0", x0, 2), generator)
         law = known(self.world, "joint fluctuation") if joint else None
-        return fluctuation(Paths.of(self.core, grid, **options), x0, law, generator)
+        return fluctuation(self.paths(grid, **options), x0, law, generator)
 
     def crooks(
         self,
@@ -262,7 +266,7 @@ class Thermodynamics:
         """W both ways for n data that the chain itself draws; in ``like``'s dtype and on its device (float32, CPU)."""
         check_count("n", n, 2)
         like = torch.empty(0) if like is None else like
-        return crooks(Paths.of(self.core, grid, **options), n, like, generator)
+        return crooks(self.paths(grid, **options), n, like, generator)
 
     # -- all of it -----------------------------------------------------------------------------------------------------
 
