@@ -16,6 +16,7 @@ from unidiff.core.schedule import Schedule
 from unidiff.identities.verify import verify
 from unidiff.score.model import ScoreModel
 from unidiff.vae.model import HierarchicalVAE
+from unidiff.thermo.model import Thermodynamics
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "ScoreModel",
+    "Thermodynamics",
     "TimeGrid",
     "identities",
     "sample",

@@ -44,6 +44,9 @@ _GROUPS = (
     "metrics",
     "hybrids",
     "learning",
+    "thermodynamics",
+    "thermodynamics_paths",
+    "thermodynamics_bounds",
 )
 _KNOWN: dict[str, Identity] = {}
 

@@ -1,0 +1,377 @@
+r"""Items 31 to 34: what is known of x_0, how entropy rises, how laws grow alike; entropies by density, rates by score.
+
+Of the first coordinate of the data, where each side is a quadrature that stands still at once, under every schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.level import NoiseLevel
+from unidiff.core.prediction import Prediction
+from unidiff.identities.case import Case
+from unidiff.identities.laws import Bound, MonteCarlo, Quadrature
+from unidiff.identities.registry import register
+from unidiff.thermo import Thermodynamics
+from unidiff.thermo.divergence import decay, girsanov_path
+from unidiff.thermo.information import world_information
+from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, World
+
+
+def of_line(case: Case) -> Thermodynamics:
+    """The view of the case's schedule on the data's first coordinate, in float64."""
+    law = line(case.world)
+    return Thermodynamics(Diffusion(case.schedule, OracleDenoiser(law)), law)
+
+
+def line(world: World) -> World:
+    """The law of the first coordinate of a Gaussian or a mixture, in float64 on the host."""
+    wide = world.to(torch.float64, "cpu")
+    if isinstance(wide, Gaussian):
+        return Gaussian(wide.mean[:1], wide.covariance[:1, :1])
+    assert isinstance(wide, GaussianMixture)
+    return GaussianMixture(wide.weights, wide.means[:, :1], wide.covariances[:, :1, :1])
+
+
+def ends(case: Case, low: float = -5.0, high: float = 5.0) -> tuple[float, float]:
+    """Two times, the earlier first, with their log-SNRs in a window."""
+    least, most = case.window(low, high)
+    times = case.schedule.time(torch.tensor([most, least], dtype=torch.float64)).detach()
+    earlier, later = times.tolist()
+    return earlier, later
+
+
+def over(view: Thermodynamics, rate: Callable[[float], Tensor], s: float, t: float, n: int) -> Tensor:
+    """∫_s^t of a rate per unit of time, by n nodes of Gauss and Legendre in λ, in which no schedule has kinks."""
+    schedule = view.core.schedule
+    high, low = schedule.log_snr(torch.tensor([s, t], dtype=torch.float64)).detach().tolist()
+    x, w = np.polynomial.legendre.leggauss(n)
+    at = schedule.time(torch.from_numpy(low + 0.5 * (high - low) * (1 + x))).detach()
+    slope = schedule.log_snr_derivative(at).detach()
+    rates = torch.stack([rate(float(u)) for u in at])
+    return 0.5 * (high - low) * (torch.from_numpy(w) * rates / -slope).sum()
+
+
+def sampled(case: Case) -> bool:
+    """Of what a schedule enters by its λ alone: three of the schedules, one of them VE; a data set under one."""
+    if isinstance(case.world, PointCloud):
+        return case.schedule_name == "cosine"
+    return case.schedule_name in ("cosine", "polynomial") or not case.schedule.variance_preserving
+
+
+class _OnLine(Quadrature):
+    """Both sides on the data's first coordinate."""
+
+    subject = "schedule"
+    conditions = "data with a smooth density, by their first coordinate; in float64"
+    refinements = (8, 16, 32, 64, 128)
+    tolerance = 1e-8
+
+    def applies(self, case: Case) -> bool:
+        return not isinstance(case.world, PointCloud) and case.dtype == torch.float64
+
+    def rounding(self, case: Case) -> float:
+        return case.eps * 64
+
+
+@register
+class InformationLost(_OnLine):
+    """Item 31: the mmse's integral, the posterior's, is what the noised law's entropy exceeds its noise's by.
+
+    Between two levels, and from no signal at all to the later.
+    """
+
+    name = "i-mmse"
+    statement = (
+        r"\frac{1}{2}\int_{\mathrm{SNR}_t}^{\mathrm{SNR}_s}\mathrm{mmse}\,\mathrm{d}\,\mathrm{SNR}"
+        r"=I(x_0;x_s)-I(x_0;x_t),\quad I(x_0;x_t)=H(x_t)-H(x_t|x_0)"
+    )
+    views = ("thermo", "score", "vae")
+    source = "Guo, Shamai and Verdu 2005, theorem 1"
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        view, (s, t) = of_line(case), ends(case)
+        high, low = case.schedule.log_snr(torch.tensor([s, t], dtype=torch.float64)).detach().tolist()
+        assert view.world is not None
+        found = world_information(view.world, low, high, nodes=n).value
+        x0 = torch.zeros(1, 1, dtype=torch.float64)
+        known = [view.entropy(u).value - view.core.process.marginal(x0, u).entropy().detach()[0] for u in (s, t)]
+        return torch.stack([found, view.mutual_information(t).value]), torch.stack([known[0] - known[1], known[1]])
+
+
+@register
+class InformationInPlane(Quadrature):
+    """Item 31 in the plane, where the whole of a mixture in two dimensions is seen."""
+
+    name = "i-mmse-plane"
+    statement = InformationLost.statement
+    views = ("thermo", "score")
+    source = InformationLost.source
+    conditions = "a mixture in the plane; once, in float64"
+    subject = "schedule"
+    refinements = (12, 24, 48)
+    tolerance = 1e-8
+
+    def applies(self, case: Case) -> bool:
+        plane = isinstance(case.world, GaussianMixture) and case.dim == 2
+        return plane and case.schedule_name == "polynomial" and case.dtype == torch.float64
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        view, (s, t) = Thermodynamics(case.core, case.world), ends(case, -2.0, 2.0)
+        high, low = case.schedule.log_snr(torch.tensor([s, t], dtype=torch.float64)).detach().tolist()
+        found = world_information(case.world, low, high, nodes=n).value
+        x0 = torch.zeros(1, 2, dtype=torch.float64)
+        known = [view.entropy(u).value - view.core.process.marginal(x0, u).entropy().detach()[0] for u in (s, t)]
+        return found, known[0] - known[1]
+
+    def rounding(self, case: Case) -> float:
+        return case.eps * 64
+
+
+@register
+class DeBruijn(_OnLine):
+    """Item 32: the entropy's rate by the score, summed along the schedule, against the entropies by density."""
+
+    name = "de-bruijn"
+    statement = r"\frac{\mathrm{d}H(x_t)}{\mathrm{d}t}=fD+\frac{1}{2}g^2\,E\|\nabla\log q_t\|^2"
+    views = ("thermo", "score")
+    source = "Stam 1959, eq. 2.2; Cover & Thomas 2006, theorem 17.7.2"
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        view, (s, t) = of_line(case), ends(case)
+        summed = over(view, lambda u: view.entropy_rate(u).value, s, t, n)
+        return summed, view.entropy(t).value - view.entropy(s).value
+
+
+@register
+class EntropyProduction(_OnLine):
+    """Item 32: what the KL to the prior's own law loses is the entropy produced, VP and VE."""
+
+    name = "entropy-production"
+    statement = (
+        r"-\frac{\mathrm{d}}{\mathrm{d}t}\mathrm{KL}(q_t\,\|\,N(0,r_t^2I))=\frac{1}{2}g^2\,"
+        r"E\left\|\nabla\log q_t+\frac{x_t}{r_t^2}\right\|^2\geq0,\quad r_t=1\ \mathrm{(VP)},\ \sigma_t\ \mathrm{(VE)}"
+    )
+    views = ("thermo", "score")
+    source = "Lyu 2009, theorem 1; Song et al. 2021, eq. 8"
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        view, (s, t) = of_line(case), ends(case, -5.0, 3.0)
+        summed = over(view, lambda u: view.entropy_production(u).value, s, t, n)
+        return summed, view.kl_to_prior(s).value - view.kl_to_prior(t).value
+
+
+def _other(world: World) -> Gaussian:
+    """Another law of one number: a Gaussian, wider than the world and off its mean."""
+    return Gaussian(world.mean + 0.3, 1.5 * world.variance[:, None])
+
+
+@register
+class RelativeEntropyDecay(_OnLine):
+    """Item 33: two laws under one forward process, KL by densities and its loss by scores."""
+
+    name = "relative-entropy-decay"
+    statement = (
+        r"\mathrm{KL}(q_s\,\|\,p_s)=\mathrm{KL}(q_t\,\|\,p_t)"
+        r"+\frac{1}{2}\int_s^tg^2\,E_q\|\nabla\log q-\nabla\log p\|^2\,\mathrm{d}u"
+    )
+    views = ("thermo", "score")
+    source = "Lyu 2009, theorem 1; Song et al. 2021 (likelihood), theorem 2"
+    conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and sampled(case)
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        law = line(case.world)
+        found = decay(case.schedule, law, _other(law), *ends(case), nodes=n)
+        return found.lost.value, found.earlier.value - found.later.value
+
+
+@register
+class GirsanovOfLaw(_OnLine):
+    """Item 34 where it is an equality: the core's score is that of another law, noised, and the prior that law's own end."""
+
+    name = "girsanov-of-a-law"
+    statement = (
+        r"\hat s=\nabla\log p_t,\ \pi=p_1:\quad\mathrm{KL}(q_s\,\|\,p_\theta)"
+        r"=\mathrm{KL}(q_1\,\|\,\pi)+\frac{1}{2}\int_s^1g^2\,E\|\nabla\log q-\hat s\|^2\,\mathrm{d}u"
+    )
+    views = ("thermo", "score", "vae")
+    source = "Song et al. 2021 (likelihood), theorem 1 and its case of equality"
+    conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
+    refinements = (32, 64, 128)
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and sampled(case) and not case.reaches_zero_snr
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        law, s = line(case.world), ends(case)[0]
+        other = _other(law)
+        core = Diffusion(case.schedule, OracleDenoiser(other))
+        laws = decay(case.schedule, law, other, s, 1.0, nodes=2)
+        return girsanov_path(core, law, s, nodes=n).value, laws.earlier.value - laws.later.value
+
+
+class _Overdone:
+    """x̂_0 = (1 + δ)E[x_0|z] for centred Gaussian data on a line: no law's denoiser."""
+
+    event_shape = (1,)
+
+    def __init__(self, variance: float, excess: float) -> None:
+        self.variance, self.excess = variance, excess
+
+    def gain(self, level: NoiseLevel) -> Tensor:
+        return (1 + self.excess) * level.alpha * self.variance / (level.alpha**2 * self.variance + level.sigma**2)
+
+    def __call__(
+        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
+    ) -> Prediction:
+        return Prediction(xt, level, {"x0": self.gain(level).reshape(-1, *[1] * (xt.ndim - 1)) * xt}, guarded=False)
+
+
+@register
+class GirsanovBound(Bound):
+    """Item 34 where the score is no law's: on centred Gaussian data the reverse SDE's law is its variance, an ODE's."""
+
+    name = "girsanov-bound"
+    statement = (
+        r"\mathrm{KL}(q_s\,\|\,p_\theta)\leq\mathrm{KL}(q_1\,\|\,\pi)"
+        r"+\frac{1}{2}\int_s^1g^2\,E\|\nabla\log q-\hat s\|^2\,\mathrm{d}u"
+    )
+    views = ("thermo", "score", "vae")
+    source = "Song et al. 2021 (likelihood), theorem 1"
+    conditions = "Gaussian data, a denoiser that overdoes or underdoes them, three schedules; in float64"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        usable = isinstance(case.world, Gaussian) and case.dtype == torch.float64
+        return usable and sampled(case) and not case.reaches_zero_snr
+
+    def excess(self, case: Case) -> tuple[float, float]:
+        s, worst = ends(case)[0], -math.inf
+        variance = float(line(case.world).variance)
+        law = Gaussian([0.0], [[variance]])
+        for off in (-0.2, 0.05):
+            denoiser = _Overdone(variance, off)
+            view = Thermodynamics(Diffusion(case.schedule, denoiser), law)
+            own = self._reached(case, denoiser, s)
+            level = case.schedule.level(s)
+            ratio = (float(level.alpha) ** 2 * variance + float(level.sigma) ** 2) / own
+            bound = float(view.girsanov_bound(s).total)
+            kl = 0.5 * (ratio - 1 - math.log(ratio))
+            # The bound is to be near, too: it is within fifty times what it bounds here.
+            worst = max(worst, kl - bound, bound - 50 * kl)
+        return worst, 1e-7
+
+    @staticmethod
+    def _reached(case: Case, denoiser: _Overdone, s: float) -> float:
+        """Var of p_θ at s: dv/dλ = 2(d log α/dλ + σ²k)v + σ² for ŝ = kz, by Runge and Kutta's method."""
+        high, low = case.schedule.log_snr(torch.tensor([s, 1.0], dtype=torch.float64)).detach().tolist()
+        steps = 400
+        marks = torch.linspace(low, high, 2 * steps + 1, dtype=torch.float64)
+        level = case.schedule.level_at(marks)
+        alpha, sigma2 = level.alpha.detach(), level.sigma.detach() ** 2
+        shrink = 0.5 * torch.sigmoid(-marks) if case.schedule.variance_preserving else torch.zeros_like(marks)
+        detached = NoiseLevel(level.t, marks, alpha, level.sigma.detach())
+        pull = (2 * (shrink + alpha * denoiser.gain(detached) - 1)).tolist()
+        noise, h, v = sigma2.tolist(), (high - low) / steps, case.schedule.prior_std**2
+        for k in range(steps):
+            i = 2 * k
+            a = pull[i] * v + noise[i]
+            b = pull[i + 1] * (v + 0.5 * h * a) + noise[i + 1]
+            c = pull[i + 1] * (v + 0.5 * h * b) + noise[i + 1]
+            d = pull[i + 2] * (v + h * c) + noise[i + 2]
+            v += h * (a + 2 * b + 2 * c + d) / 6
+        return v
+
+
+@register
+class InformationByDraws(MonteCarlo):
+    """Item 31 from data alone, by the core's own denoising error, against the world's posterior variance or closed form.
+
+    Repeats of the whole estimate are what is independent. Size: the information.
+    """
+
+    name = "information-by-draws"
+    statement = (
+        r"I(x_0;x_t)=\frac{1}{2}\int_0^{v_t}\frac{E\|\varepsilon-\hat\varepsilon\|^2}{\mathrm{sigmoid}(\lambda+\log c)}"
+        r"\,\mathrm{d}v,\quad v=\log(1+c\,\mathrm{SNR})"
+    )
+    views = ("thermo", "score", "vae")
+    source = "Guo, Shamai and Verdu 2005, theorem 1; Kingma et al. 2021, eq. 15"
+    conditions = "the exact denoiser; three schedules that end in noise, a data set under one"
+    subject = "optimal"
+    bound = 0.3
+
+    def applies(self, case: Case) -> bool:
+        return case.exact and case.has_spread and sampled(case) and case.log_snr_range[0] <= -8.0
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        cloud = isinstance(case.world, PointCloud)
+        repeats, each = (32, 48) if cloud else (64, 128)
+        t = float(case.schedule.time(0.5 * sum(case.window(*((-4.0, -2.0) if cloud else (-1.0, 3.0))))).detach())
+        own, known = Thermodynamics(case.core), Thermodynamics(case.core, case.world)
+        generator, found, truth = case.generator("information by draws"), [], []
+        constant = None if cloud or case.dim > 3 else self._constant(case, t)
+        for _ in range(repeats):
+            x0 = case.world.sample(each, generator)
+            found.append(own.mutual_information(t, x0, generator=generator).value)
+            if constant is None:
+                truth.append(known.mutual_information(t, draws=each, generator=generator).value)
+        right = torch.stack(truth) if truth else constant
+        assert right is not None
+        return torch.stack(found) - right, right.mean().reshape(1)
+
+    @staticmethod
+    def _constant(case: Case, t: float) -> Tensor:
+        """By entropies, which are cheaper than the mmse's integral in the plane."""
+        entropy = Thermodynamics(case.core, case.world.to(torch.float64, "cpu")).entropy(t).value.cpu()
+        sigma = case.schedule.log_sigma(t).detach().cpu()
+        return entropy - case.dim * (sigma + 0.5 * math.log(2 * math.pi * math.e))
+
+
+@register
+class RatesByDraws(MonteCarlo):
+    """The estimates from data against each other: R by the denoising error, G by the score; they are tied by E[z·s] = −D.
+
+    G = R − 2D/r² + E‖z‖²/r⁴, E‖z‖² by the world. Repeats are what is independent. Size: R.
+    """
+
+    name = "rates-by-draws"
+    statement = (
+        r"E\left\|s+\frac{z}{r^2}\right\|^2=\frac{D-E\|\varepsilon-\hat\varepsilon\|^2}{\sigma^2}"
+        r"-\frac{2D}{r^2}+\frac{E\|z\|^2}{r^4}"
+    )
+    views = ("thermo", "score")
+    source = "Vincent 2011, eq. 11; Stein 1981"
+    conditions = "the exact denoiser; three schedules, a data set under one"
+    subject = "optimal"
+    bound = 0.35
+
+    def applies(self, case: Case) -> bool:
+        return case.exact and case.has_spread and sampled(case)
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        cloud = isinstance(case.world, PointCloud)
+        repeats, each = (32, 32) if cloud else (64, 128)
+        t = float(case.schedule.time(0.5 * sum(case.window(-3.0, 0.0))).detach())
+        view, generator = Thermodynamics(case.core), case.generator("rates by draws")
+        variance, half = view.reference_variance(t), 0.5 * float(case.schedule.diffusion2(t).detach())
+        level = case.schedule.level(t)
+        law = case.world.diffuse(float(level.alpha.detach()), float(level.sigma.detach()))
+        second = float(law.variance.sum() + law.mean.square().sum())
+        left, right, kept = [], [], []
+        for _ in range(repeats):
+            x0 = case.world.sample(each, generator)
+            left.append(view.entropy_production(t, x0, generator=generator).value / half)
+            fisher = view.fisher_information(t, x0, generator=generator).value
+            right.append(fisher - 2 * case.dim / variance + second / variance**2)
+            kept.append(fisher)
+        return torch.stack(left) - torch.stack(right), torch.stack(kept).mean().reshape(1)

@@ -1,0 +1,151 @@
+r"""The whole budget, in nats: where the data's information goes on the way to noise, and what it costs to buy it back.
+
+    H(x_t) = H(x_t|x_0) + I(x_0; x_t)                              of the entropy, what is noise and what is still data
+    KL(q_0‖π_0) = KL(q_t‖π_t) + ∫_0^t ½g²E‖∇log q + z/r²‖² du      what has been dissipated, and what is left to lose
+    Σ_k KL_k ≥ I(x_0; x_{t_0}) − I(x_0; x_{t_N})                   what a chain of N steps spends on the way back
+
+The last is items 24 and 31: with infinitely many steps of the exact denoiser the chain spends just what it learns, with
+N steps, or a network, more. (Kingma et al. 2021, eq. 12; Guo, Shamai & Verdú 2005.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import as_sequence
+from unidiff.core.grid import TimeGrid
+from unidiff.thermo.arguments import asked, given
+from unidiff.thermo.bounds import noise_entropy
+from unidiff.thermo.fluctuations import step_costs
+from unidiff.thermo.work import Paths
+
+if TYPE_CHECKING:
+    from unidiff.thermo.model import Thermodynamics
+
+_PATHS = 1024  # of the way back, at most, from a world's draws
+
+
+@dataclass(frozen=True, eq=False)
+class Return:
+    """The way back along a grid t_0 < … < t_N.
+
+    Attributes:
+        times: t_0 … t_N, ``[N + 1]``.
+        spent: the chain's KLs from t_N down to each time, ``[N + 1]``, in nats; 0 at t_N.
+        spent_error: its standard error, ``[N + 1]``.
+    """
+
+    times: Tensor
+    spent: Tensor
+    spent_error: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """The budget at T times, in nats; every tensor is float64 ``[T]``, errors are standard errors (0 if exact).
+
+    Attributes:
+        times, log_snr: where.
+        entropy, entropy_error: H(x_t).
+        noise_entropy: H(x_t|x_0).
+        information, information_error: I(x_0; x_t).
+        kl, kl_error: KL(q_t ‖ π_t) to the law that the forward process carries into the prior.
+        production, production_error: the rate at which that falls, per unit of t.
+        back: what a chain spends on the way back, if a grid was given.
+    """
+
+    times: Tensor
+    log_snr: Tensor
+    entropy: Tensor
+    entropy_error: Tensor
+    noise_entropy: Tensor
+    information: Tensor
+    information_error: Tensor
+    kl: Tensor
+    kl_error: Tensor
+    production: Tensor
+    production_error: Tensor
+    back: Return | None = None
+
+    @property
+    def dissipated(self) -> Tensor:
+        """Of KL(q_t ‖ π_t), what is gone since the first time, ``[T]``: the integral of ``production``."""
+        return self.kl[0] - self.kl
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row for each time, by column's name: for a table, or JSON."""
+        columns = {
+            name: getattr(self, name)
+            for name in (
+                "times",
+                "log_snr",
+                "entropy",
+                "noise_entropy",
+                "information",
+                "kl",
+                "production",
+                "dissipated",
+            )
+        }
+        return [{name: float(v[i]) for name, v in columns.items()} for i in range(len(self.times))]
+
+    def __str__(self) -> str:
+        head = f"{'t':>8} {'log-SNR':>8} {'H(x_t)':>9} {'I(x_0;x_t)':>11} {'KL':>9} {'dissipated':>11} {'rate':>9}"
+        lines = [
+            f"{r['times']:8.4f} {r['log_snr']:8.2f} {r['entropy']:9.4f} {r['information']:11.4f} {r['kl']:9.4f} "
+            f"{r['dissipated']:11.4f} {r['production']:9.3g}"
+            for r in self.rows()
+        ]
+        return "\n".join([head, *lines])
+
+
+def returned(times: Tensor, costs: Tensor) -> Return:
+    """From the KL of steps 1 … N for each of B data ``[N, B]``."""
+    walked = costs.to(torch.float64).flip(0).cumsum(0).flip(0)
+    walked = torch.cat([walked, torch.zeros_like(walked[:1])])
+    count = walked.shape[1]
+    error = walked.std(1) / math.sqrt(count) if count > 1 else torch.full_like(walked[:, 0], math.inf)
+    return Return(times, walked.mean(1), error)
+
+
+def measured(
+    view: Thermodynamics,
+    times: Sequence[float] | Tensor,
+    x0: Tensor | None,
+    grid: TimeGrid | None,
+    draws: int,
+    generator: torch.Generator | None,
+    options: dict[str, Any],
+) -> Budget:
+    """:meth:`Thermodynamics.budget`."""
+    at = as_sequence("times", times)
+    if at.numel() < 2 or not bool((at.diff() > 0).all()):
+        raise ValueError(f"times must be two or more and increase, got {at.tolist()}")
+    for t in (at[0], at[-1]):
+        asked(view.core, view.world, float(t), x0, draws, generator)
+    paths = None if grid is None else Paths.of(view.core, grid, **options)
+    level = view.core.schedule.level(at)
+    columns: dict[str, Tensor] = {}
+    for name, method in (
+        ("entropy", view.entropy),
+        ("information", view.mutual_information),
+        ("kl", view.kl_to_prior),
+        ("production", view.entropy_production),
+    ):
+        found = [method(float(t), x0, draws, generator) for t in at]
+        columns[name] = torch.stack([e.value.to("cpu", torch.float64) for e in found])
+        columns[f"{name}_error"] = torch.stack([e.standard_error.to("cpu", torch.float64) for e in found])
+    noise = noise_entropy(math.prod(view.core.event_shape), view.core.schedule.log_sigma(at).detach())
+    back = None
+    if paths is not None:
+        data = given(x0) if view.world is None else view.world.sample(min(draws, _PATHS), generator)
+        paths = paths.checked(data)
+        with torch.no_grad():
+            back = returned(paths.chain.grid.times, step_costs(paths, paths.draw(data, generator)))
+    return Budget(at, level.log_snr.detach(), noise_entropy=noise, back=back, **columns)
