@@ -15,8 +15,8 @@ from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
 from unidiff.identities.verify import verify
 from unidiff.score.model import ScoreModel
-from unidiff.vae.model import HierarchicalVAE
 from unidiff.thermo.model import Thermodynamics
+from unidiff.vae.model import HierarchicalVAE
 
 __version__ = "0.1.0"
 __all__ = [

@@ -18,7 +18,7 @@ from unidiff.worlds import Gaussian, PointCloud
 
 @register
 class StepBackEntropy(Algebraic):
-    """On Gaussian data H(x_s|x_t) by Bayes, precisions added; the bounds by the kernels' own entropies. κ: D, the logarithms.
+    """On Gaussian data H(x_s|x_t) by Bayes, precisions added; the bounds by the kernels' own entropies. κ: D and logs.
 
     The lower one is the entropy of q(x_s|x_t, x_0), the upper one that of q(x_t|x_s).
     """
@@ -48,12 +48,15 @@ class StepBackEntropy(Algebraic):
             truth = 0.5 * (math.log(2 * math.pi * math.e) - precision.log()).sum()
             lower = q.posterior(x0, x0, s, t).entropy().detach()[0]
             upper = q.transition(x0, s, t).entropy().detach()[0]
-            logs = [v.detach().log().abs() for v in (level.sigma, case.schedule.sigma(t), precision.max(), log_var.exp())]
+            logs = [
+                v.detach().log().abs() for v in (level.sigma, case.schedule.sigma(t), precision.max(), log_var.exp())
+            ]
             kappa = case.dim * (4 + 2 * sum(logs, torch.zeros(())))
             pairs = [(found.value.value, truth), (found.lower, lower)]
             if found.upper is not None:
                 pairs.append((found.upper, upper))
-            yield Sides(*(torch.stack([v.to("cpu", case.dtype) for v in side]) for side in zip(*pairs, strict=True)), kappa)
+            left, right = (torch.stack([v.to("cpu", case.dtype) for v in side]) for side in zip(*pairs, strict=True))
+            yield Sides(left, right, kappa)
 
 
 @register

@@ -47,6 +47,11 @@ def _reaches(case: Case) -> bool:
     return power > 0 and case.overlaps(math.log(0.3 / power) - 4.0, math.log(0.3 / power))
 
 
+def _one_dtype(case: Case) -> bool:
+    """Of draws: what they leave undecided is far above what float32 rounds."""
+    return case.dtype == torch.float64
+
+
 def _faint_fluctuation(case: Case) -> Fluctuation:
     # A network that has learned nothing strays further from the encoder's paths.
     view, grid = _faint(case, 0.3 if case.exact else 0.1)
@@ -66,11 +71,11 @@ class IntegralFluctuation(MonteCarlo):
     )
     views = ("thermo", "vae", "rl")
     source = "Seifert 2005, eq. 15; Jarzynski 1997, eq. 2"
-    conditions = "any core, where the data are faint; three schedules, a data set under one"
+    conditions = "any core, where the data are faint; three schedules, a data set under one; in float64"
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        return (sampled(case) or not case.exact) and _reaches(case)
+        return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         sigma = _faint_fluctuation(case).forward
@@ -79,7 +84,7 @@ class IntegralFluctuation(MonteCarlo):
 
 @register
 class DetailedFluctuation(MonteCarlo):
-    """Crooks' relation for Bennett's function, which has no tail: the encoder's paths against the chain's. Size: its mean."""
+    """Crooks' relation for Bennett's function, which has no tail: the encoder's paths and the chain's. Size: its mean."""
 
     name = "detailed-fluctuation"
     statement = (
@@ -88,11 +93,11 @@ class DetailedFluctuation(MonteCarlo):
     )
     views = ("thermo", "vae", "rl")
     source = "Crooks 1999, eq. 2; Bennett 1976, eq. 7"
-    conditions = "any core, where the data are faint; three schedules, a data set under one"
+    conditions = "any core, where the data are faint; three schedules, a data set under one; in float64"
     bound = 0.25
 
     def applies(self, case: Case) -> bool:
-        return (sampled(case) or not case.exact) and _reaches(case)
+        return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         found = _faint_fluctuation(case)
@@ -138,14 +143,17 @@ class WorkIsBound(MonteCarlo):
     """Item 36: the mean work is what the VAE's ledger comes to, KL by KL, on draws of its own. Sizes: the ledger's."""
 
     name = "work-is-bound"
-    statement = r"\left\langle W\right\rangle=-\mathrm{ELBO},\quad W=\log\frac{q(x_{t_0:1}|x_0)}{p_\theta(x_0,x_{t_0:1})}"
+    statement = (
+        r"\left\langle W\right\rangle=-\mathrm{ELBO},\quad W=\log\frac{q(x_{t_0:1}|x_0)}{p_\theta(x_0,x_{t_0:1})}"
+    )
     views = ("thermo", "vae")
     source = "Sohl-Dickstein et al. 2015, section 2.3; Jarzynski 1997"
-    conditions = "any core; data that are more than one point; three schedules, a data set under one"
+    conditions = "any core; data that are more than one point; three schedules, a data set under one; in float64"
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        return (sampled(case) or not case.exact) and case.has_spread and not case.reaches_zero_snr
+        told = _one_dtype(case) and (sampled(case) or not case.exact)
+        return told and case.has_spread and not case.reaches_zero_snr
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         own = case.heard
@@ -260,7 +268,10 @@ class FreeEnergyInterval(Bound):
     """
 
     name = "free-energy-interval"
-    statement = r"P\left(\log p_\theta(x_0)\in[l,h]\right)\geq1-\delta,\quad P\left(\hat p>\frac{p_\theta}{\delta}\right)\leq\delta"
+    statement = (
+        r"P\left(\log p_\theta(x_0)\in[l,h]\right)\geq1-\delta,\quad "
+        r"P\left(\hat p>\frac{p_\theta}{\delta}\right)\leq\delta"
+    )
     views = ("thermo", "vae")
     source = "Johnson 1978, eq. 2.5; Markov's inequality"
     conditions = "Gaussian data, the exact denoiser; one schedule of each convention"
