@@ -43,6 +43,7 @@ def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
     # What is a quadrature in float64, whatever the world's dtype.
     only64 |= {"i-mmse", "i-mmse-plane", "de-bruijn", "entropy-production", "relative-entropy-decay"}
     only64 |= {"girsanov-of-a-law", "girsanov-bound", "integral-fluctuation", "detailed-fluctuation", "work-is-bound"}
+    only64 |= {"information-by-draws", "rates-by-draws"}
     only64 |= {"nll-is-entropy", "dual-averaging"}
     only64 |= {"sampled-bound", "bound-gap", "importance-is-likelihood"}
     only64 |= {"weighted-elbo-gradients", "hybrid-step", "schedule-step", "optimal-variance-table"}

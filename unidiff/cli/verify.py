@@ -1,14 +1,20 @@
 """``unidiff verify``."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from unidiff.cli.parsing import check_folder, given, parse, print_json
 from unidiff.core.boundary import check_device, check_seed
+
+if TYPE_CHECKING:
+    from unidiff.identities.report import Check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +58,23 @@ def run(arguments: Sequence[str]) -> int:
     if folder is not None:
         check_folder("out", folder)
     from unidiff.identities.verify import verify
-    from unidiff.report import Bars, print_report, write_html
+    from unidiff.report import Bars, Formulas, print_report, write_html
 
+    formulas = Formulas()
     with Bars() as bars:
+
+        def on_check(check: Check, done: int, total: int) -> None:
+            bars.on_check(check, done, total)
+            if folder is not None:
+                # While the workers are at theirs.
+                formulas.draw(check.statement)
+
         report = verify(
             view=options.view or None, only=options.only or None, dtype=options.dtype, device=options.device,
             seed=options.seed, quick=options.quick, checkpoint=options.checkpoint,
-            workers=_workers() if options.workers == 0 else options.workers, on_check=bars.on_check, on_step=bars.on_step,
+            workers=_workers() if options.workers == 0 else options.workers, on_check=on_check, on_step=bars.on_step,
         )  # fmt: skip
-    page = None if folder is None else write_html(report, folder)
+    page = None if folder is None else write_html(report, folder, formulas)
     if options.json:
         print_json(report.to_dict())
     else:

@@ -136,7 +136,7 @@ class DiscreteLoss(MonteCarlo):
         marks = 2 * torch.linspace(float(ends[1]), float(ends[0]), 6, dtype=torch.float64).log()[:-1]
         times = heard.schedule.time(marks.to(case.device)).detach()
         grid = TimeGrid([*times.tolist(), 1.0])
-        n = min(case.draws, 512 if case.dim > 16 else 16384)
+        n = min(case.draws, 512 if case.dim > 16 else 4096)
         many = replace(heard, batch=n)
         terms = [_Term(many, grid, k) for k in range(1, grid.steps + 1)]
         total = torch.stack([term.kl for term in terms]).sum(0)

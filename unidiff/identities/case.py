@@ -8,8 +8,10 @@ denoiser of a real data set is asked once. Path: x_r, x_s, x_t along the forward
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from unidiff.worlds import PointCloud
 from unidiff.worlds.world import World
 
 LOG_SNR_BOUND = 20.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Case:
     exact: bool = True
     batch: int = 64
     draws: int = 4096
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def dtype_name(self) -> str:
@@ -85,6 +89,12 @@ class Case:
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform draws, float64."""
         return torch.rand(shape, generator=self.generator(purpose), dtype=torch.float64, device=self.device)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made for the first identity that asks for it and kept for the others."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     # -- levels ----------------------------------------------------------------------------------------------------
 
@@ -261,3 +271,10 @@ def _asked(case: Case, xt: Tensor, level: NoiseLevel) -> tuple[Tensor, ...]:
 
 def _detached(level: NoiseLevel) -> NoiseLevel:
     return NoiseLevel(level.t.detach(), level.log_snr.detach(), level.alpha.detach(), level.sigma.detach())
+
+
+def sampled(case: Case) -> bool:
+    """Of what a schedule enters by its λ alone: three of the schedules, one of them VE; a data set under one."""
+    if isinstance(case.world, PointCloud):
+        return case.schedule_name == "cosine"
+    return case.schedule_name in ("cosine", "polynomial") or not case.schedule.variance_preserving

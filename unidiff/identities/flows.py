@@ -90,6 +90,10 @@ class FokkerPlanck(Algebraic):
         yield Sides(moved, still, motion_kappa(case, z, level, f, g2, slope))
 
 
+def _smooth(case: Case) -> bool:
+    return not isinstance(case.world, PointCloud) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
+
+
 @register
 class FlowLikelihood(Quadrature):
     """Item 17: the exact log-density at λ = 3 against the one at λ = −5 and the divergence met on the way (RK4 in λ)."""
@@ -98,13 +102,15 @@ class FlowLikelihood(Quadrature):
     statement = r"\log q_0(z_0)=\log q_1(z_1)+\int_0^1\nabla\cdot v\,\mathrm{d}t,\quad v=fz-\frac12g^2s"
     views = ("score", "thermo")
     source = "Song et al. 2021 (SDE), eq. 39"
-    conditions = "a world with a smooth density: a data set's flow is stiff where it chooses a point"
+    conditions = (
+        "a world with a smooth density (a data set's flow is stiff where it chooses a point); float32 on Gaussian data"
+    )
     subject = "schedule"
-    refinements = (32, 64, 128, 256)
+    refinements = (16, 32, 64, 128, 256)
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud)
+        return _smooth(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         road = _Road.of(case, *_span(case, 3.0, -5.0), n)
@@ -138,13 +144,13 @@ class FlowMap(Quadrature):
     )
     views = ("core", "score", "paths")
     source = "Song et al. 2021 (DDIM), eq. 14"
-    conditions = "a world with a smooth density"
+    conditions = "a world with a smooth density; float32 on Gaussian data"
     subject = "schedule"
-    refinements = (32, 64, 128, 256)
+    refinements = (16, 32, 64, 128, 256)
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud)
+        return _smooth(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         road = _Road.of(case, *_span(case, -3.0, 2.0), n)

@@ -115,7 +115,9 @@ def network_cases(
 
 def _sizes(world: World) -> tuple[int, int]:
     # (batch, draws): a data set's exact denoiser is dear, and its many dimensions make up for fewer draws.
-    return (32, 2048) if isinstance(world, PointCloud) else (64, 16384)
+    if isinstance(world, PointCloud):
+        return 32, 2048
+    return 64, (16384 if world.dim < 8 else 8192)
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from torch import Tensor
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled
 from unidiff.identities.laws import Bound, MonteCarlo, Quadrature
 from unidiff.identities.registry import register
 from unidiff.thermo import Thermodynamics
@@ -56,13 +56,6 @@ def over(view: Thermodynamics, rate: Callable[[float], Tensor], s: float, t: flo
     slope = schedule.log_snr_derivative(at).detach()
     rates = torch.stack([rate(float(u)) for u in at])
     return 0.5 * (high - low) * (torch.from_numpy(w) * rates / -slope).sum()
-
-
-def sampled(case: Case) -> bool:
-    """Of what a schedule enters by its λ alone: three of the schedules, one of them VE; a data set under one."""
-    if isinstance(case.world, PointCloud):
-        return case.schedule_name == "cosine"
-    return case.schedule_name in ("cosine", "polynomial") or not case.schedule.variance_preserving
 
 
 class _OnLine(Quadrature):
@@ -206,7 +199,7 @@ class GirsanovOfLaw(_OnLine):
     views = ("thermo", "score", "vae")
     source = "Song et al. 2021 (likelihood), theorem 1 and its case of equality"
     conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
-    refinements = (32, 64, 128)
+    refinements = (16, 32, 64, 128)
 
     def applies(self, case: Case) -> bool:
         return super().applies(case) and sampled(case) and not case.reaches_zero_snr
@@ -247,12 +240,14 @@ class GirsanovBound(Bound):
     )
     views = ("thermo", "score", "vae")
     source = "Song et al. 2021 (likelihood), theorem 1"
-    conditions = "Gaussian data, a denoiser that overdoes or underdoes them, three schedules; in float64"
+    conditions = (
+        "Gaussian data, a denoiser that overdoes or underdoes them, three schedules that reach SNR 1; in float64"
+    )
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
         usable = isinstance(case.world, Gaussian) and case.dtype == torch.float64
-        return usable and sampled(case) and not case.reaches_zero_snr
+        return usable and sampled(case) and not case.reaches_zero_snr and case.log_snr_range[0] <= 0
 
     def excess(self, case: Case) -> tuple[float, float]:
         s, worst = ends(case)[0], -math.inf
@@ -306,12 +301,13 @@ class InformationByDraws(MonteCarlo):
     )
     views = ("thermo", "score", "vae")
     source = "Guo, Shamai and Verdu 2005, theorem 1; Kingma et al. 2021, eq. 15"
-    conditions = "the exact denoiser; three schedules that end in noise, a data set under one"
+    conditions = "the exact denoiser; three schedules that end in noise, a data set under one; in float64"
     subject = "optimal"
     bound = 0.3
 
     def applies(self, case: Case) -> bool:
-        return case.exact and case.has_spread and sampled(case) and case.log_snr_range[0] <= -8.0
+        told = case.exact and case.has_spread and case.dtype == torch.float64
+        return told and sampled(case) and case.log_snr_range[0] <= -8.0
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         cloud = isinstance(case.world, PointCloud)
@@ -351,12 +347,12 @@ class RatesByDraws(MonteCarlo):
     )
     views = ("thermo", "score")
     source = "Vincent 2011, eq. 11; Stein 1981"
-    conditions = "the exact denoiser; three schedules, a data set under one"
+    conditions = "the exact denoiser; three schedules, a data set under one; in float64"
     subject = "optimal"
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        return case.exact and case.has_spread and sampled(case)
+        return case.exact and case.has_spread and case.dtype == torch.float64 and sampled(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         cloud = isinstance(case.world, PointCloud)

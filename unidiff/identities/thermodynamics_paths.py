@@ -17,11 +17,10 @@ from torch.distributions import MultivariateNormal
 from unidiff.core.decoders import ContinuousDecoder
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled
 from unidiff.identities.chains import grid_of
 from unidiff.identities.laws import Bound, MonteCarlo
 from unidiff.identities.registry import register
-from unidiff.identities.thermodynamics import sampled
 from unidiff.identities.window import Window
 from unidiff.thermo import Fluctuation, Thermodynamics
 from unidiff.vae import HierarchicalVAE
@@ -78,7 +77,7 @@ class IntegralFluctuation(MonteCarlo):
         return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        sigma = _faint_fluctuation(case).forward
+        sigma = case.once("faint fluctuation", lambda: _faint_fluctuation(case)).forward
         return torch.expm1(-sigma), torch.ones(1, dtype=torch.float64)
 
 
@@ -100,7 +99,7 @@ class DetailedFluctuation(MonteCarlo):
         return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        found = _faint_fluctuation(case)
+        found = case.once("faint fluctuation", lambda: _faint_fluctuation(case))
         left, right = torch.sigmoid(-found.forward), torch.sigmoid(found.reverse)
         return left - right, right.mean().reshape(1)
 
@@ -114,8 +113,8 @@ class JointFluctuation(MonteCarlo):
 
     name = "joint-fluctuation"
     statement = (
-        r"\Sigma=\log\frac{q(x_0)\,q(x_{t_0:1}|x_0)}{p_\theta(x_0,x_{t_0:1})}:\quad"
-        r"E_Q\left[\frac{1}{1+e^\Sigma}\right]=E_{P_\theta}\left[\frac{1}{1+e^{-\Sigma}}\right],\quad"
+        r"\Sigma=\log\frac{q(x_0)\,q(x_{t_0:1}|x_0)}{p_\theta(x_0,x_{t_0:1})}:\quad "
+        r"E_Q\left[\frac{1}{1+e^\Sigma}\right]=E_{P_\theta}\left[\frac{1}{1+e^{-\Sigma}}\right],\quad "
         r"E_Q[\Sigma]=\mathrm{KL}(Q\,\|\,P_\theta)"
     )
     views = ("thermo", "vae")

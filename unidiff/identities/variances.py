@@ -185,8 +185,8 @@ class OptimalVariance(MonteCarlo):
         t, s = case.schedule.time(ends).detach().cpu().tolist()
         grid = TimeGrid([s, t, 1.0]) if t < 1 - 1e-9 else TimeGrid([s, 1.0])
         chain = case.core.chain(grid, "optimal")
-        # The posterior covariance of a data set is dear, and a few hundred draws are power enough in many dimensions.
-        every = slice(None, None, 8 if case.dim > 16 else 1)
+        # The posterior covariance is dear, and a few thousand draws are power enough: a few hundred in many dimensions.
+        every = slice(None, None, 8 if case.dim > 16 else 4)
         x0, noise = case.mixed.x0[every], case.mixed.noise[every]
         at_t, at_s = case.schedule.level(t, x0), case.schedule.level(s, x0)
         xt = (at_t.alpha * x0 + at_t.sigma * noise).detach()

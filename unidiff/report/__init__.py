@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unidiff.report.html import write_html
 from unidiff.report.images import save_grid, save_samples, save_scatter
+from unidiff.report.mathematics import Formulas
 from unidiff.report.progress import Bars
 from unidiff.report.summary import Row, by_view, rows
 from unidiff.report.table import print_report
@@ -11,6 +12,7 @@ from unidiff.report.weightings import weightings
 
 __all__ = [
     "Bars",
+    "Formulas",
     "Row",
     "by_view",
     "print_report",

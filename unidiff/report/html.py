@@ -28,18 +28,24 @@ _VIEWS = {
 }
 
 
-def write_html(report: Report, folder: str | Path = "report") -> Path:
-    """Write ``folder/index.html``; the folder is made. Returns the page's path."""
+def write_html(report: Report, folder: str | Path = "report", formulas: Formulas | None = None) -> Path:
+    """Write ``folder/index.html``; the folder is made. Returns the page's path.
+
+    Args:
+        report: what was found.
+        folder: where.
+        formulas: those already drawn, which takes a few hundredths of a second each.
+    """
     path = Path(folder) / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(report), encoding="utf-8")
+    path.write_text(page(report, formulas), encoding="utf-8")
     return path
 
 
-def page(report: Report) -> str:
+def page(report: Report, formulas: Formulas | None = None) -> str:
     """The whole page."""
     groups = by_view(rows(report))
-    formulas = Formulas()
+    formulas = Formulas() if formulas is None else formulas
     identities = "".join(_group(views, group, formulas) for views, group in groups.items())
     style = resources.files("unidiff.report").joinpath("page.css").read_text(encoding="utf-8")
     parts = [

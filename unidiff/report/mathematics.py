@@ -23,13 +23,19 @@ _GLYPH = re.compile(r'<path id="([^"]+)"[^>]*/>')
 
 
 class Formulas:
-    """Formulas for one page, which holds each glyph once, in :meth:`glyphs`."""
+    """Formulas for one page, each drawn once; the page holds each glyph once, in :meth:`glyphs`."""
 
     def __init__(self) -> None:
         self._glyphs: dict[str, str] = {}
+        self._drawn: dict[str, str] = {}
 
     def draw(self, latex: str) -> str:
         """``latex`` (no dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn."""
+        if latex not in self._drawn:
+            self._drawn[latex] = self._draw(latex)
+        return self._drawn[latex]
+
+    def _draw(self, latex: str) -> str:
         text = latex
         for old, new in _SYNONYMS:
             text = re.sub(old, new, text)

@@ -18,6 +18,7 @@ _SYMBOLS = _GREEK | {
     "propto": " ∝ ", "sim": " ~ ", "in": " ∈ ", "le": " ≤ ", "leq": " ≤ ", "ge": " ≥ ", "geq": " ≥ ", "ne": " ≠ ",
     "neq": " ≠ ", "ll": " ≪ ", "gg": " ≫ ", "approx": " ≈ ", "equiv": " ≡ ", "Rightarrow": " ⇒ ", "to": " → ",
     "leftarrow": " ← ", "mapsto": " ↦ ", "mid": " | ", "vert": "|", "Vert": "‖", "|": "‖", "lfloor": "⌊", "rfloor": "⌋",
+    "langle": "⟨", "rangle": "⟩",
     "top": "ᵀ", "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}",
     "quad": "   ", "qquad": "   ", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "middle": "", "right": "",
     "bigl": "", "bigr": "",

@@ -75,7 +75,7 @@ def for_data(source: str | Path) -> TrainConfig:
 
 
 def quick_digits(
-    seed: int = 0, steps: int = 1500, on_step: Callable[[int, int, float], None] | None = None
+    seed: int = 0, steps: int = 1200, on_step: Callable[[int, int, float], None] | None = None
 ) -> tuple[Diffusion, list[float]]:
     """A small network on the digits as 64 numbers, float32 on the CPU, in seconds: what ``verify`` trains.
 

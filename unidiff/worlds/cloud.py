@@ -225,7 +225,8 @@ class PointCloud(World):
         flat, points = z.flatten(1), self.points.flatten(1)
         rows = flat.shape[0]
         alpha, sigma = (v.expand(rows) for v in (alpha, sigma))
-        distance2 = [(flat[b, None] - alpha[b, None, None] * points).square().sum(2) for b in self._blocks(rows)]
+        less = -alpha[:, None, None]
+        distance2 = [torch.addcmul(flat[b, None], points, less[b]).square().sum(2) for b in self._blocks(rows)]
         distance2 = torch.cat(distance2)
         least = distance2.amin(1)
         return (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +82,7 @@ class GaussianMixture(World):
     @property
     def batch(self) -> int | None:
         """How many laws this is a batch of; None for one law."""
-        shape = torch.broadcast_shapes(self.log_weights.shape, self.components.stack)
+        shape = np.broadcast_shapes(self.log_weights.shape, self.components.stack)
         return shape[0] if len(shape) == 2 else None
 
     @property

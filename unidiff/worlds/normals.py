@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +78,8 @@ class Normals:
     @property
     def stack(self) -> torch.Size:
         """S."""
-        return torch.broadcast_shapes(self.mean.shape[:-1], self.values.shape[:-1], self.basis.shape[:-2])
+        # NumPy's, which is six times as quick.
+        return torch.Size(np.broadcast_shapes(self.mean.shape[:-1], self.values.shape[:-1], self.basis.shape[:-2]))
 
     @property
     def variance(self) -> Tensor:
@@ -180,11 +182,11 @@ def check_quadratic(A: Matrix | None, b: Vector | None, beta: float, like: Tenso
 
 
 def _align(basis: Tensor, x: Tensor) -> Tensor:
-    return torch.einsum("...de,...d->...e", basis, x)
+    return x @ basis if basis.ndim == 2 else torch.einsum("...de,...d->...e", basis, x)
 
 
 def _rotate(basis: Tensor, y: Tensor) -> Tensor:
-    return torch.einsum("...de,...e->...d", basis, y)
+    return y @ basis.mT if basis.ndim == 2 else torch.einsum("...de,...e->...d", basis, y)
 
 
 def _log_density(y: Tensor, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ decompositions are made in float64 before the cast, so that a float32 world answ
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, Self, runtime_checkable
@@ -246,8 +247,13 @@ def noise_scales(alpha: Scale, sigma: Scale, world: Prior, rows: int | None = No
     if a.ndim == s.ndim == 1 and a.shape != s.shape:
         raise ValueError(f"alpha and sigma must have one shape, got {list(a.shape)} and {list(s.shape)}")
     if a.device.type == "cpu":
-        both = a.detach() + s.detach()
-        if not bool(((a.detach() >= 0) & (s.detach() >= 0) & (both > 0) & torch.isfinite(both)).all()):
+        if a.ndim == s.ndim == 0:
+            scale, noise = a.item(), s.item()
+            known = scale >= 0 and noise >= 0 and 0 < scale + noise < math.inf
+        else:
+            both = a.detach() + s.detach()
+            known = bool(((a.detach() >= 0) & (s.detach() >= 0) & (both > 0) & torch.isfinite(both)).all())
+        if not known:
             raise ValueError(
                 "alpha and sigma must be finite, at least 0 and not both 0, "
                 f"got alpha = {_show(a)} and sigma = {_show(s)}"
