@@ -124,7 +124,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("posterior weights are the prior's", MIXTURE, "torch.log_softmax(self.log_weights + evidence, -1), components)", "self.log_weights + 0 * evidence, components)"),
     Mutant("mixture covariance without the between part", MIXTURE, "spread = self.components.variance + self._centred().square()", "spread = self.components.variance + 0 * self._centred().square()"),
     Mutant("cloud: σ for σ² in the logits", CLOUD, "(distance2 - least[:, None]) / sigma[:, None] / sigma[:, None]", "(distance2 - least[:, None]) / sigma[:, None]"),
-    Mutant("cloud: the points are not scaled by α", CLOUD, "alpha[b, None, None] * points", "points"),
+    Mutant("cloud: the points are not scaled by α", CLOUD, "less = -alpha[:, None, None]", "less = -torch.ones_like(alpha)[:, None, None]"),
     Mutant("cloud: the score forgets α", CLOUD, "((alpha * (weights @ self.points.flatten(1)) - flat)", "((weights @ self.points.flatten(1) - flat)"),
     Mutant("cloud: log-density without its constant", CLOUD, "- self.dim * half_log", "- half_log"),
     Mutant("flow map with variances for deviations", GAUSSIAN_WORLD, "xt - start.mean) / start.values.sqrt()", "xt - start.mean) / start.values"),
@@ -143,7 +143,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("cloud: variance with α for α²", CLOUD, "self._scale(self.alpha.square(), self._shape(spread))", "self._scale(self.alpha, self._shape(spread))"),
     Mutant("cloud: posterior covariance with weights squared", CLOUD, "rows.append((weights[b, :, None] * centred).mT @ centred)", "rows.append((weights[b, :, None].square() * centred).mT @ centred)"),
     Mutant("cloud: tilt by +½xᵀAx", CLOUD, "(flat @ b - 0.5 * (flat @ A * flat).sum(1))", "(flat @ b + 0.5 * (flat @ A * flat).sum(1))"),
-    Mutant("cloud: distances by the expanded square", CLOUD, "(flat[b, None] - alpha[b, None, None] * points).square().sum(2)", "(flat[b].square().sum(1)[:, None] - 2 * alpha[b, None] * (flat[b] @ points.mT) + alpha[b, None].square() * points.square().sum(1))"),
+    Mutant("cloud: distances by the expanded square", CLOUD, "torch.addcmul(flat[b, None], points, less[b]).square().sum(2)", "(flat[b].square().sum(1)[:, None] - 2 * alpha[b, None] * (flat[b] @ points.mT) + alpha[b, None].square() * points.square().sum(1))"),
     Mutant("Gaussian's entropy without its D/2", GAUSSIAN_WORLD, "(log_values + 1.0 + math.log(2 * math.pi))", "(log_values + math.log(2 * math.pi))"),
     Mutant("standard error over n, not √n", ESTIMATE, "wide.std() / math.sqrt(wide.numel())", "wide.std() / wide.numel()"),
     # -- training

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unidiff import worlds
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 from unidiff.core.process import ForwardProcess
@@ -91,7 +92,9 @@ class FokkerPlanck(Algebraic):
 
 
 def _smooth(case: Case) -> bool:
-    return not isinstance(case.world, PointCloud) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
+    return not isinstance(case.world, PointCloud) and (
+        case.dtype == torch.float64 or isinstance(case.world, worlds.Gaussian)
+    )
 
 
 @register
