@@ -390,3 +390,16 @@ def test_langevin_on_a_state_that_keeps_its_scale_and_one_without_signal_at_the_
         error = (x - law.mean).mean(0) / (law.variance / 4000).sqrt()
         assert error.abs().max() < 5
         assert (x.var(0) / law.variance - 1).abs().max() < 0.15
+
+
+def test_langevin_at_a_time_without_noise_says_so_by_the_options_name(monkeypatch, capsys, tmp_path) -> None:
+    from unidiff.cli import sample
+    from unidiff.core.diffusion import Diffusion
+    from unidiff.core.schedule import Schedule
+    from unidiff.worlds import OracleDenoiser, library
+
+    core = Diffusion(Schedule.linear(), OracleDenoiser(library.gaussian().to(torch.float32)))
+    monkeypatch.setattr(sample, "load", lambda *_: core)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "--method", "langevin", "--at", "0", "--n", "4", "--steps", "4"]) == 64
+    assert "at must be a time with noise (sigma > 0), where the law has a score, got 0.0" in capsys.readouterr().err

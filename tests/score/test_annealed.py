@@ -213,7 +213,11 @@ def test_steps_that_are_too_long_end_in_a_named_divergence() -> None:
         (annealed_langevin, {"log_snr": (-90.0, 3.0)}, r"log_snr must lie in \[-15"),
         (annealed_langevin, {"noise": torch.zeros(3, 1, 4, 2)}, r"noise must have shape \[1000, 1, 4, 2\]"),
         (annealed_langevin, {"n": None, "x": torch.zeros(2, 3)}, r"x must have shape \[B, 2\]"),
-        (annealed_langevin, {"dtype": torch.float16}, "x must be float32 or wider"),
+        (
+            annealed_langevin,
+            {"dtype": torch.float16},
+            "dtype must be torch.float32 or torch.float64, got torch.float16",
+        ),
         (predictor_corrector, {"predictor": "heun"}, "unknown predictor 'heun'"),
         (predictor_corrector, {"corrections": -1}, "corrections must be an integer of at least 0"),
         (predictor_corrector, {"snr": 0.0}, "snr must be positive"),

@@ -168,6 +168,8 @@ def _langevin(core: Any, options: SampleOptions, dtype: Any, condition: Any) -> 
 
     model, generator = ScoreModel(core), torch.Generator(options.device).manual_seed(options.seed)
     at = options.at
+    if at is not None and not float(core.schedule.sigma(at).detach()) > 0:
+        raise ValueError(f"at must be a time with noise (sigma > 0), where the law has a score, got {at}")
     if at is None:
         most = float(core.schedule.log_snr(0.0).detach())
         at = float(core.schedule.time(min(LOG_SNR, most)).detach())

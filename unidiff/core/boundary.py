@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,8 +47,63 @@ def check_finite(argument: str, value: Tensor) -> Tensor:
     return value
 
 
+def check_type(argument: str, value: object, kind: type) -> None:
+    """Refuse a ``value`` of another type, by a TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be a {kind.__name__}, got {value!r}")
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Refuse, by a TypeError, a ``value`` that is not True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+
+
+def check_progress(argument: str, value: object) -> None:
+    """Refuse, by a TypeError, a progress callback that is neither None nor callable."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{argument} must be callable, {argument}(done, all), got {type(value).__name__}")
+
+
+def check_generator(generator: object, device: torch.device) -> None:
+    """Refuse what is neither None nor a generator of draws on ``device``.
+
+    Raises:
+        TypeError: no generator.
+        ValueError: one of another kind of device.
+    """
+    if generator is None:
+        return
+    check_type("generator", generator, torch.Generator)
+    assert isinstance(generator, torch.Generator)
+    if generator.device.type != device.type:
+        raise ValueError(f"generator must be on {device.type}, where its draws are, got one on {generator.device}")
+
+
+def check_dtype(value: object) -> None:
+    """Refuse, by a ValueError, what a chain's state is not drawn in."""
+    if value not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {value!r}")
+
+
+def check_real(argument: str, value: Any) -> Any:
+    """``value`` if it is a real number, or a tensor of one; a truth value is none. Raises TypeError."""
+    single = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool
+    if not single and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    return value
+
+
+def check_not_negative(argument: str, value: float) -> float:
+    """``value`` if it is a finite number of at least zero."""
+    if not (0.0 <= check_real(argument, value) < float("inf")):
+        raise ValueError(f"{argument} must be at least 0 and finite, got {value}")
+    return value
+
+
 def check_positive(argument: str, value: float) -> float:
     """``value`` if it is a finite number above zero."""
+    check_real(argument, value)
     if not (0.0 < value < float("inf")):
         raise ValueError(f"{argument} must be positive and finite, got {value}")
     return value
@@ -97,7 +153,10 @@ def as_float64(argument: str, value: Any) -> Tensor:
     """A float64 tensor of ``value`` (a real number or a tensor of them), on the tensor's own device; NaN is an error."""
     if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
         raise TypeError(f"{argument} must be real, got {value.dtype if isinstance(value, Tensor) else value!r}")
-    out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    try:
+        out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{argument} must be a number or a tensor of numbers, got {value!r}") from None
     if torch.isnan(out).any():
         raise ValueError(f"{argument} must not be NaN, got {_show(out)}")
     return out
@@ -166,11 +225,11 @@ def check_condition(condition: Tensor | None, guidance: float, rows: int, num_cl
         num_classes: None for a denoiser that takes no condition.
 
     Raises:
-        TypeError: a condition that is no tensor of integers.
+        TypeError: a condition that is no tensor of integers, a guidance weight that is no number.
         ValueError: a condition that the denoiser does not take, of another shape or out of range; a guidance weight that
             is not finite, or that has nothing to weigh.
     """
-    if not math.isfinite(guidance):
+    if not math.isfinite(check_real("guidance", guidance)):
         raise ValueError(f"guidance must be finite, got {guidance}")
     if guidance != 1.0 and num_classes is None:
         raise ValueError(f"guidance needs a conditional network (num_classes), got guidance = {guidance} without one")
@@ -192,6 +251,8 @@ def check_condition(condition: Tensor | None, guidance: float, rows: int, num_cl
 
 def check_alike(**tensors: Tensor) -> None:
     """Every named tensor has one dtype, one device and one shape."""
+    for name, value in tensors.items():
+        check_type(name, value, Tensor)
     items = list(tensors.items())
     first_name, first = items[0]
     for name, other in items[1:]:
@@ -204,6 +265,7 @@ def check_alike(**tensors: Tensor) -> None:
 
 def check_batched(argument: str, value: Tensor, like: Tensor) -> Tensor:
     """``value`` is one for all (shape ``[]``) or one for each member of the batch ``like``."""
+    check_type(argument, value, Tensor)
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, like.shape[0])):
         raise ValueError(
             f"{argument} must be a number or have shape [{like.shape[0]}] (one for each member of the batch), "

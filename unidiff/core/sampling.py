@@ -21,7 +21,18 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_device, check_finite, check_name
+from unidiff.core.boundary import (
+    check_alike,
+    check_count,
+    check_device,
+    check_dtype,
+    check_finite,
+    check_generator,
+    check_name,
+    check_progress,
+    check_real,
+    check_type,
+)
 from unidiff.core.chain import ReverseChain, Variance
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -63,10 +74,12 @@ class Sampler:
         guidance: float = 1.0,
         graph: bool | None = None,
     ) -> None:
+        check_type("core", core, Diffusion)
+        check_type("grid", grid, TimeGrid)
         check_name("method", method, METHODS)
         if variance != "posterior" and method != "ancestral":
             raise ValueError(f"variance is the chain's: method must be 'ancestral', got {method!r}")
-        if not math.isfinite(guidance):
+        if not math.isfinite(check_real("guidance", guidance)):
             raise ValueError(f"guidance must be finite, got {guidance}")
         self.core = core
         self.grid = grid
@@ -103,12 +116,16 @@ class Sampler:
             ValueError: x, noise or condition that do not fit the core; rows that overflow in x's dtype.
             FloatingPointError: the run ended in values that are not finite.
         """
+        check_type("x", x, Tensor)
+        check_generator(generator, x.device)
+        check_progress("on_row", on_row)
         if x.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"x must be float32 or wider (the chain's state is never half precision), got {x.dtype}")
         if self.graph and not x.is_cuda:
             raise ValueError(f"x must be on a GPU with graph=True (only there is a run captured), got {x.device}")
         condition = self.core.check_arguments("x", x, condition, self.guidance)
         if noise is not None:
+            check_type("noise", noise, Tensor)
             if noise.shape != (self.table.rows, *x.shape):
                 expected = [self.table.rows, *x.shape]
                 raise ValueError(f"noise must have shape {expected}, one draw a row, got {list(noise.shape)}")
@@ -296,11 +313,6 @@ def _device_table(table: Table, network: Denoiser | None, like: Tensor) -> Tenso
     return cast
 
 
-def _check_type(argument: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{argument} must be a {kind.__name__}, got {value!r}")
-
-
 def sample(
     core: Diffusion,
     n: int,
@@ -337,20 +349,19 @@ def sample(
         ValueError: as :class:`Sampler`; n or steps below 1; another dtype; a device that is not there.
         FloatingPointError: the run ended in values that are not finite.
     """
-    _check_type("core", core, Diffusion)
+    check_type("core", core, Diffusion)
     check_count("n", n)
     check_name("method", method, METHODS)
     if generator is not None:
-        _check_type("generator", generator, torch.Generator)
+        check_type("generator", generator, torch.Generator)
     if grid is not None:
-        _check_type("grid", grid, TimeGrid)
-    if on_row is not None and not callable(on_row):
-        raise TypeError(f"on_row must be callable, on_row(done, rows), got {type(on_row).__name__}")
+        check_type("grid", grid, TimeGrid)
+    check_progress("on_row", on_row)
     grid = default_grid(core.schedule, check_count("steps", steps), method) if grid is None else grid
     sampler = Sampler(core, grid, method, eta=eta, variance=variance, guidance=guidance)
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    check_dtype(dtype)
     device = core.home(generator) if device is None else check_device(device)
+    check_generator(generator, device)
     x = core.prior(n, generator, torch.empty(0, dtype=dtype, device=device))
     if isinstance(condition, Tensor):
         condition = condition.to(device)

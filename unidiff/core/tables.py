@@ -28,7 +28,6 @@ Karras' steps); DDIM is Euler in σ, and does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
@@ -36,6 +35,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from unidiff.core.boundary import check_not_negative, check_real
 from unidiff.core.grid import TimeGrid
 from unidiff.core.process import bridge
 from unidiff.core.schedule import Schedule
@@ -110,10 +110,13 @@ def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float | None 
     """The table of ``method`` on ``grid``. ``eta``: DDIM's in [0, 1] (None: 0), or the SDE's, 0 or more (None: 1).
 
     Raises:
+        TypeError: an η that is no number.
         ValueError: an η that the method does not take, or a row that is not finite.
     """
     if eta is not None and method not in ("ddim", "sde"):
         raise ValueError(f"eta is for method 'ddim' or 'sde', got {method!r} with eta = {eta}")
+    if eta is not None:
+        check_real("eta", eta)
     steps = Steps.of(schedule, grid)
     if method == "ddim":
         table = _family(steps, eta or 0.0, multistep=False)
@@ -167,8 +170,7 @@ def _family(steps: Steps, eta: float, multistep: bool) -> Table:
 
 def _euler(steps: Steps, eta: float) -> Table:
     """Euler in t on Anderson's family: drift f x − ½(1 + η²) g² s, with s = (α D − x)/σ², g²/σ² = −λ'; noise η g."""
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be at least 0 and finite, got {eta}")
+    check_not_negative("eta", eta)
     schedule, dt = steps.schedule, steps.s - steps.t
     rate = -0.5 * (1 + eta**2) * schedule.log_snr_derivative(steps.t)
     on_xt = 1 + dt * (schedule.drift(steps.t) + rate)

@@ -18,14 +18,14 @@ import math
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_positive
+from unidiff.core.boundary import check_positive, check_real
 
 GAMMA, DELAY, KAPPA = 0.05, 10.0, 0.75
 
 
 def check_acceptance(value: float) -> float:
-    """``value`` if it is an acceptance that can be aimed at."""
-    if not 0 < value < 1:
+    """``value`` if it is an acceptance that can be aimed at, strictly between 0 and 1."""
+    if not 0 < check_real("acceptance", value) < 1:
         raise ValueError(f"acceptance must lie strictly between 0 and 1, got {value}")
     return value
 

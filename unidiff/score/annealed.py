@@ -17,13 +17,14 @@ level, which is no part of the data, taken off.
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_positive
+from unidiff.core.boundary import check_count, check_flag, check_positive, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.score.chains import horizon
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
@@ -63,9 +64,11 @@ class AnnealedLangevin:
         guidance: float = 1.0,
         graph: bool | None = None,
     ) -> None:
+        check_type("core", core, Diffusion)
         check_count("levels", levels, 2)
         check_count("steps", steps)
         check_positive("step_size", step_size)
+        check_flag("denoise", denoise)
         level = core.schedule.level_at(_places(core, levels, log_snr))
         core.check_levels(level.alpha)
         alpha, sigma = level.alpha.detach(), level.sigma.detach()
@@ -88,7 +91,7 @@ class AnnealedLangevin:
         on_row: OnRow | None = None,
     ) -> Tensor:
         """From ``x`` ``[B, *E]`` at the first level (σ_1 ξ, with σ_1 in ``start_std``) to the last; errors as below."""
-        check_run(self.core, x, noise, self.total, 1)
+        check_run(self.core, x, generator, noise, on_row, self.total, 1)
         condition = self.core.check_arguments("x", x, condition, self.guidance)
         beyond = horizon(x)
 
@@ -142,6 +145,7 @@ def annealed_langevin(
         the state at the last level, or its x̂_0.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: as :class:`AnnealedLangevin`; both or neither of n and x, x or noise of another shape.
         Divergence: chains are not finite at the end, or have run away; it carries the others.
     """
@@ -153,10 +157,12 @@ def annealed_langevin(
 
 
 def check_ends(log_snr: Any) -> tuple[float, float]:
-    """``log_snr`` if it is a pair of numbers."""
+    """``log_snr`` if it is a pair of finite numbers."""
     pair = tuple(log_snr) if isinstance(log_snr, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(v, Real) for v in pair):
-        raise ValueError(f"log_snr must be a pair of numbers, of the first and the last level, got {log_snr!r}")
+    if len(pair) != 2 or not all(isinstance(v, Real) and math.isfinite(v) for v in pair):
+        raise ValueError(
+            f"log_snr must be a pair of numbers, both finite, of the first and the last level, got {log_snr!r}"
+        )
     return pair
 
 

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_name, check_positive
+from unidiff.core.boundary import check_count, check_name, check_positive, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.tables import build, default_grid
@@ -88,6 +88,8 @@ class PredictorCorrector:
         guidance: float = 1.0,
         graph: bool | None = None,
     ) -> None:
+        check_type("core", core, Diffusion)
+        check_type("grid", grid, TimeGrid)
         check_name("predictor", predictor, PREDICTORS)
         check_count("corrections", corrections, 0)
         check_positive("snr", snr)
@@ -115,7 +117,7 @@ class PredictorCorrector:
         on_row: OnRow | None = None,
     ) -> Tensor:
         """From ``x`` ``[B, *E]`` at t = 1 to the grid's first time; arguments and errors as below."""
-        check_run(self.core, x, noise, self.total, self.draws)
+        check_run(self.core, x, generator, noise, on_row, self.total, self.draws)
         condition = self.core.check_arguments("x", x, condition, self.guidance)
         early, late = (None, None) if noise is None else (noise[: self.split], noise[self.split :, :1])
         tell, beyond = told(on_row, self.total), horizon(x)
@@ -176,13 +178,16 @@ def predictor_corrector(
         condition, dtype, device, on_row: as :func:`~unidiff.score.annealed.annealed_langevin`.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: as :class:`PredictorCorrector`; steps below 1, both or neither of n and x, x or noise of another
             shape.
         Divergence: chains are not finite at the end, or have run away; it carries the others.
     """
+    check_type("core", core, Diffusion)
     check_name("predictor", predictor, PREDICTORS)
+    check_count("steps", steps)
     if grid is None:
-        grid = default_grid(core.schedule, check_count("steps", steps), predictor)
+        grid = default_grid(core.schedule, steps, predictor)
     run = PredictorCorrector(
         core, grid, predictor, corrections=corrections, snr=snr, step=step, guidance=guidance, graph=graph
     )  # fmt: skip

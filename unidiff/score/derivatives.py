@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unidiff.core.boundary import check_alike, check_count, check_name, check_state
+from unidiff.core.boundary import (
+    check_alike,
+    check_count,
+    check_floating,
+    check_generator,
+    check_name,
+    check_state,
+    check_type,
+)
 
 Field = Callable[[Tensor], Tensor]
 Probe = Literal["rademacher", "gaussian"]
@@ -45,6 +53,7 @@ def draw_probes(
     check_state("like", like)
     check_count("probes", count)
     check_name("probe", probe, PROBES)
+    check_generator(generator, like.device)
     options = {"generator": generator, "dtype": like.dtype, "device": like.device}
     if probe == "gaussian":
         return torch.randn(count, *like.shape, **options)
@@ -64,6 +73,8 @@ def vjps(field: Field, x: Tensor, vectors: Tensor, differentiable: bool = False)
     Raises:
         ValueError: vectors are not one or more like x.
     """
+    check_type("vectors", vectors, Tensor)
+    check_type("x", x, Tensor)
     if vectors.ndim != x.ndim + 1 or vectors.shape[0] == 0:
         raise ValueError(f"vectors must have shape {['K', *x.shape]}, one or more, got {list(vectors.shape)}")
     check_alike(x=x, vectors=vectors[0])
@@ -81,6 +92,7 @@ def jvp(field: Field, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: x and vector differ in shape, dtype or device.
     """
     check_alike(x=x, vector=vector)
+    _check_field(field)
     with _recording(twice=True):
         try:
             value, product = torch.func.jvp(field, (x.detach().clone(),), (vector.detach().clone(),))  # pyright: ignore
@@ -137,13 +149,20 @@ def _recording(twice: bool = False) -> Iterator[None]:
 
 
 def _leaf(x: Tensor, differentiable: bool) -> Tensor:
+    check_floating("x", x)
     if differentiable and x.requires_grad:
         return x
     # A tensor made in inference mode cannot be recorded; a copy made outside it can.
     return x.detach().clone().requires_grad_()
 
 
+def _check_field(field: object) -> None:
+    if not callable(field):
+        raise TypeError(f"field must be a function, got {field!r}")
+
+
 def _evaluated(field: Field, x: Tensor) -> Tensor:
+    _check_field(field)
     value = field(x)
     if value.shape != x.shape:
         raise ValueError(f"field must keep the shape {list(x.shape)}, got {list(value.shape)}")

@@ -28,7 +28,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import Time, check_condition, right_expand
+from unidiff.core.boundary import (
+    Time,
+    check_condition,
+    check_flag,
+    check_not_negative,
+    check_real,
+    check_type,
+    right_expand,
+)
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
@@ -57,7 +65,7 @@ class ProbabilityFlow:
         to_data: whether to go from t_0 on to the data by the step above; else the data's end is x_{t_0}/α_{t_0}.
 
     Raises:
-        TypeError: a condition that is no tensor of integers.
+        TypeError: a condition that is no tensor of integers; another argument of another type.
         ValueError: first outside [0, 1), a log-SNR that is infinite at first or at t = 1; condition or guidance that
             the denoiser does not take (:func:`~unidiff.core.boundary.check_condition`).
     """
@@ -70,6 +78,8 @@ class ProbabilityFlow:
     ends: NoiseLevel = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_type("core", self.core, Diffusion)
+        check_flag("to_data", self.to_data)
         schedule = self.core.schedule
         rows = self.condition.shape[0] if isinstance(self.condition, Tensor) and self.condition.ndim else 1
         check_condition(self.condition, self.guidance, rows, getattr(self.core.denoiser, "num_classes", None))
@@ -77,7 +87,7 @@ class ProbabilityFlow:
         if first is None:
             endless = not math.isfinite(float(schedule.log_snr(0.0).detach()))
             first = float(schedule.time(HIGHEST_LOG_SNR)) if endless else 0.0
-        if not 0.0 <= first < 1.0:
+        if not 0.0 <= check_real("first", first) < 1.0:
             raise ValueError(f"first must lie in [0, 1), got {first}")
         ends = _detached(schedule.level(torch.tensor([first, 1.0], dtype=torch.float64)))
         for name, log_snr in zip(("first", "the last time"), ends.log_snr.tolist(), strict=True):
@@ -256,10 +266,12 @@ def reverse_drift(
     """f z − ½(1 + η²) g² s per unit of t, ``[B, *E]``, for ``z`` ``[B, *E]``; differentiable in z.
 
     Raises:
-        ValueError: as :meth:`unidiff.Diffusion.predict`; η negative or not finite.
+        TypeError: an argument of another type.
+        ValueError: z, t, condition and guidance as :meth:`unidiff.Diffusion.predict`; η negative or not finite.
     """
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be at least 0 and finite, got {eta}")
+    check_type("core", core, Diffusion)
+    check_not_negative("eta", eta)
+    condition = core.check_arguments("z", z, condition, guidance)
     score = core.predict(z, t, condition, guidance).score
     t = torch.as_tensor(t, dtype=torch.float64, device=z.device)
     f, g2 = (right_expand(v.detach().to(z), z) for v in (core.schedule.drift(t), core.schedule.diffusion2(t)))
@@ -272,7 +284,7 @@ def reverse_sde(core: Diffusion, grid: TimeGrid, eta: float = 1.0, guidance: flo
     It is the core's own ``"sde"`` table, so that on a GPU its step is captured and replayed like every other.
 
     Raises:
-        ValueError: as :class:`unidiff.Sampler`; η negative or not finite.
+        TypeError, ValueError: as :class:`unidiff.Sampler`; η no number, negative or not finite.
     """
     return Sampler(core, grid, "sde", eta=eta, guidance=guidance)
 

@@ -10,7 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_finite
+from unidiff.core.boundary import (
+    check_alike,
+    check_count,
+    check_device,
+    check_dtype,
+    check_finite,
+    check_generator,
+    check_progress,
+    check_type,
+)
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.replay import Replay, lent, recorded
@@ -142,12 +151,18 @@ def begin(
     """The start of an annealed run: ``x`` ``[B, *E]``, or n draws of N(0, std²).
 
     Raises:
-        ValueError: both or neither of n and x; x not ``[B, *E]`` with B at least 1, half precision or not finite.
+        TypeError: a generator of another type.
+        ValueError: both or neither of n and x; a dtype that is not float32 or float64, a device that is not there; x not
+            ``[B, *E]`` with B at least 1, half precision or not finite.
     """
     if (n is None) == (x is None):
         raise ValueError(f"give n or x, one of them, got n = {n!r} and x {'given' if x is not None else 'left out'}")
     if x is None:
-        device = core.home(generator) if device is None else device
+        if generator is not None:
+            check_type("generator", generator, torch.Generator)
+        check_dtype(dtype)
+        device = core.home(generator) if device is None else check_device(device)
+        check_generator(generator, device)
         shape = (check_count("n", n), *core.event_shape)  # pyright: ignore[reportArgumentType]
         x = std * torch.randn(shape, generator=generator, dtype=dtype, device=device)
     check_chains(x, core.event_shape)
@@ -159,9 +174,21 @@ def told(on_row: OnRow | None, total: int) -> Callable[[int], None]:
     return (lambda done: None) if on_row is None else (lambda done: on_row(done, total))
 
 
-def check_run(core: Diffusion, x: Tensor, noise: Tensor | None, rows: int, draws: int) -> None:
-    """Refuse what is no state of chains, and draws of another shape than ``[rows, draws, B, *E]``."""
+def check_run(
+    core: Diffusion,
+    x: Tensor,
+    generator: torch.Generator | None,
+    noise: Tensor | None,
+    on_row: OnRow | None,
+    rows: int,
+    draws: int,
+) -> None:
+    """Refuse what is no state of chains, draws of another shape than ``[rows, draws, B, *E]``, no generator, no callback."""
     check_chains(x, core.event_shape)
+    check_generator(generator, x.device)
+    check_progress("on_row", on_row)
+    if noise is not None:
+        check_type("noise", noise, Tensor)
     if noise is not None and noise.shape != (rows, draws, *x.shape):
         raise ValueError(f"noise must have shape {[rows, draws, *x.shape]}, got {list(noise.shape)}")
     if noise is not None and noise.numel():

@@ -21,10 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unidiff.core.boundary import check_flag, check_generator, check_name, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
 from unidiff.score.arguments import conditional_law
-from unidiff.score.derivatives import Probe, draw_probes
+from unidiff.score.derivatives import PROBES, Probe, draw_probes
 from unidiff.score.entry import entry_error
 from unidiff.score.flow import ProbabilityFlow, chosen, state_scale
 from unidiff.score.ode import Solver
@@ -64,7 +65,17 @@ class Likelihood:
 
     @staticmethod
     def joined(parts: Sequence[Likelihood]) -> Likelihood:
-        """One batch of several, measured alike; ``evaluations`` is the most that any of them took."""
+        """One batch of several, measured alike; ``evaluations`` is the most that any of them took.
+
+        Raises:
+            TypeError: a part that is no Likelihood.
+            ValueError: no parts, or parts whose ``prior_law`` differ.
+        """
+        for part in parts:
+            check_type("each of parts", part, Likelihood)
+        laws = sorted({part.prior_law for part in parts})
+        if len(laws) != 1:
+            raise ValueError(f"parts must be one likelihood or more, of one prior_law, got {len(parts)} of {laws}")
         columns = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("log_prob", "prior_error", "solver_error", "entry_error", "probe_error", "code")
@@ -128,13 +139,17 @@ def likelihood(
         first, to_data, condition, guidance: as :class:`~unidiff.score.flow.ProbabilityFlow`.
 
     Raises:
-        TypeError: x is no floating-point tensor, or condition none of integers.
+        TypeError: x is no floating-point tensor, or condition none of integers; an argument of another type.
         ValueError: x, condition or guidance as :func:`unidiff.score.arguments.check_batch`; a world that is not the law of
             what is measured (:func:`~unidiff.score.arguments.conditional_law`; guidance other than 1); probes below 1;
             and as ProbabilityFlow and solve.
         FloatingPointError: the solution became NaN or infinite.
     """
+    check_type("core", core, Diffusion)
     condition = core.check_batch("x", x, condition, guidance)
+    check_generator(generator, x.device)
+    check_name("probe", probe, PROBES)
+    check_flag("estimate", estimate)
     if world is not None:
         if guidance != 1.0:
             raise ValueError(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import Time, check_count, right_expand
+from unidiff.core.boundary import Time, check_count, check_generator, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.score.annealed import annealed_langevin
@@ -129,6 +129,7 @@ class ScoreModel:
             ValueError: as :meth:`covariance`; probes below 1.
         """
         gain, field = self._denoiser(xt, t, condition, guidance)
+        check_generator(generator, xt.device)
         if probes == "exact":
             diagonal = gain * jacobian(field, xt)[1].diagonal(dim1=1, dim2=2).reshape(xt.shape)
             zero = torch.zeros_like(diagonal)
@@ -159,6 +160,7 @@ class ScoreModel:
             ValueError: as :meth:`covariance`; probes below 1.
         """
         _, field = self._denoiser(xt, t, condition, guidance)
+        check_generator(generator, xt.device)
         if probes == "exact":
             slope = jacobian(field, xt)[1]
             squares, sizes = (m.flatten(1).square().sum(1)[None] for m in (slope - slope.mT, slope))

@@ -25,16 +25,19 @@ from torch import Tensor
 from unidiff.core.boundary import (
     check_alike,
     check_batched,
+    check_count,
     check_finite,
+    check_generator,
     check_name,
     check_time,
+    check_type,
     right_expand,
 )
 from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.score.arguments import conditional_law
-from unidiff.score.derivatives import Probe, divergence, draw_probes, probed_divergence
+from unidiff.score.derivatives import PROBES, Probe, divergence, draw_probes, probed_divergence
 from unidiff.worlds import World
 
 Objective = Literal["denoising", "implicit", "hutchinson", "sliced", "explicit"]
@@ -71,16 +74,25 @@ def score_matching_loss(
         condition: class labels ``[B]``, or one for all, ``[]``; the null class is the unconditional model.
 
     Raises:
-        TypeError: x0 is no floating-point tensor, or condition none of integers.
+        TypeError: x0 is no floating-point tensor, or condition none of integers; an argument of another type.
         ValueError: an unknown kind (with the nearest known one); x0 and condition as
             :func:`unidiff.score.arguments.check_batch`; t outside [0, 1] or where λ or the weight is infinite; a negative
             weight; "explicit" without a world, or with a condition and a world of other classes than the core's (they
             must be its components); probes below 1.
     """
+    check_type("core", core, Diffusion)
     check_name("loss", kind, OBJECTIVES)
+    check_count("probes", probes)
+    check_name("probe", probe, PROBES)
     condition = core.check_batch("x0", x0, condition)
+    check_generator(generator, x0.device)
     if kind == "explicit" and world is None:
         raise ValueError("loss 'explicit' needs data with a known law: pass world=...")
+    law = (
+        None
+        if world is None
+        else conditional_law(core, world, condition if kind == "explicit" else None, "loss 'explicit'")
+    )
     t = check_batched("t", check_time("t", t), x0)
     level = core.schedule.level(t)
     if not bool(torch.isfinite(level.log_snr).all()):
@@ -100,8 +112,8 @@ def score_matching_loss(
     z = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
     own = _Own(core, z, level, condition)
     if kind == "explicit":
-        assert world is not None
-        error = _explicit(own, conditional_law(core, world, condition, "loss 'explicit'"))
+        assert law is not None
+        error = _explicit(own, law)
     elif kind == "implicit":
         error = _implicit(own, None)
     else:

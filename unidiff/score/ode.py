@@ -23,7 +23,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_name, check_positive, check_state
+from unidiff.core.boundary import (
+    check_count,
+    check_finite,
+    check_name,
+    check_positive,
+    check_real,
+    check_state,
+)
 
 Solver = Literal["euler", "heun", "rk4", "dopri5"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
@@ -141,13 +148,24 @@ def solve(
         places: what the velocity is told at each of several u; itself if None.
 
     Raises:
-        TypeError: a state that is no floating-point tensor.
-        ValueError: as :func:`check_solver`; a state that is not ``[B, K]``, not finite or of half precision; a velocity
-            of another shape.
+        TypeError: a state that is no floating-point tensor; a velocity or places that cannot be called; ends or a
+            tolerance that are no numbers.
+        ValueError: as :func:`check_solver`; ends that are equal or not finite; a state that is not ``[B, K]``, empty, not
+            finite or of half precision; a velocity of another shape.
         FloatingPointError: the solution became NaN or infinite, or no step is small enough.
     """
     tableau = check_solver(solver, steps, tolerance)
+    for name, value in (("velocity", velocity), ("places", places)):
+        if not callable(value) and not (name == "places" and value is None):
+            raise TypeError(f"{name} must be a function, got {value!r}")
+    for name, value in (("start", start), ("end", end)):
+        if not math.isfinite(check_real(name, value)):
+            raise ValueError(f"{name} must be finite, got {value}")
+    if start == end:
+        raise ValueError(f"start and end must differ, got {start} for both")
     check_finite("state", check_state("state", state))
+    if not state.numel():
+        raise ValueError(f"state must hold at least one number, got shape {list(state.shape)}")
     if state.ndim != 2 or state.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(f"state must be [B, K], float32 or wider, got {list(state.shape)} of {state.dtype}")
     walk = _Walk(tableau, velocity, places or (lambda nodes: nodes))

@@ -17,7 +17,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_finite
+from unidiff.core.boundary import (
+    check_alike,
+    check_count,
+    check_finite,
+    check_flag,
+    check_generator,
+    check_progress,
+    check_type,
+)
 from unidiff.score.adaptation import DualAveraging, check_acceptance
 from unidiff.score.blocks import Captured, Eager
 from unidiff.score.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
@@ -70,6 +78,8 @@ class Langevin:
         """Run all chains; arguments and errors as :func:`langevin`."""
         check_count("steps", steps)
         check_count("warmup", warmup, 0)
+        check_flag("adapt", adapt)
+        check_progress("on_step", on_step)
         if keep_every is not None and check_count("keep_every", keep_every) > steps:
             raise ValueError(f"keep_every must be at most steps = {steps}, got {keep_every}")
         if acceptance is not None:
@@ -109,6 +119,7 @@ class Langevin:
             raise TypeError("x must be a tensor or a State, got Chains: pass their .state to go on from them")
         at, velocity = (x.x, x.velocity) if isinstance(x, State) else (x, None)
         state = self.kernel.start(self.target, at.detach() if isinstance(at, Tensor) else at, velocity)
+        check_generator(generator, state.x.device)
         if not self.kernel.has_velocity:
             return state
         if velocity is None:
@@ -120,6 +131,10 @@ class Langevin:
     def _check_noise(self, noise: Noise | None, x: Tensor, steps: int, warmup: int) -> None:
         if noise is None:
             return
+        check_type("noise", noise, Noise)
+        check_type("noise.normal", noise.normal, Tensor)
+        if noise.uniform is not None:
+            check_type("noise.uniform", noise.uniform, Tensor)
         if warmup:
             raise ValueError(f"noise is for runs without a warm-up, got warmup = {warmup}; warm up with a generator")
         if noise.normal.shape != (steps, *x.shape):

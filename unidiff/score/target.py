@@ -25,6 +25,7 @@ from unidiff.core.boundary import (
     check_finite,
     check_state,
     check_time,
+    check_type,
 )
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
@@ -145,6 +146,7 @@ class Target:
             ValueError: t outside [0, 1], without noise, or where the network's prediction says nothing; a condition or
                 guidance that the denoiser does not take.
         """
+        check_type("core", core, Diffusion)
         exact = core.schedule.level(check_time("t", t))
         if not bool((exact.sigma > 0).all()):
             raise ValueError(f"t must be a time with noise (sigma > 0), where the core has a score, got t = {t}")
