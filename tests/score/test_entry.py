@@ -7,8 +7,9 @@ import torch
 
 import unidiff as ud
 from tests.score.conftest import draws, exact, network
+from unidiff.core.prediction import Prediction
 from unidiff.score import likelihood
-from unidiff.worlds import OracleDenoiser, library
+from unidiff.worlds import Gaussian, OracleDenoiser, library
 
 # (schedule, first, the least that it is off by in the largest of 32 data): None is the default.
 FAR = (
@@ -63,6 +64,41 @@ def test_what_is_not_measured_is_not_said_to_be_small(mixture) -> None:
     # A schedule of one nat has no room for two doublings of the variance.
     short = ud.Diffusion(ud.Schedule.polynomial(1.0, 6.0, 5.0), OracleDenoiser(mixture))
     assert torch.isinf(likelihood(short, x, **options).entry_error).all()
+
+
+@pytest.mark.parametrize("spread", [3e-4, 1e-5, 1e-8, 1e-12])
+def test_data_narrower_than_the_noise_are_told_so(spread: float) -> None:
+    """The default ends, log-SNR 15: the noise at t_0 is 5e-4 of a unit. Doublings alone told 3.5 nats a dimension."""
+    for narrow in ((spread,), (spread, spread), (1.0, max(spread, 1e-5))):
+        law = Gaussian(torch.zeros(len(narrow)).double(), torch.diag(torch.tensor(narrow).double().square()))
+        x = draws(law, 32)
+        found = likelihood(exact(law), x, world=law, tolerance=1e-6)
+        off = (found.with_exact_prior - law.log_prob(x)).abs()
+        assert float((found.entry_error / off).min()) > 0.9
+        assert float(found.entry_error.max()) < 10 * float(off.max())
+
+
+def test_what_probes_or_rounding_hide_of_narrow_data_is_unknown_and_wide_data_stay_known(mixture) -> None:
+    law = Gaussian(torch.zeros(2).double(), 1e-10 * torch.eye(2).double())
+    x = draws(law, 8)
+    assert torch.isinf(likelihood(exact(law), x, solver="rk4", steps=4, probes=3).entry_error).all()
+    # Two directions of one, turned, a quarter of a rounding apart in the Jacobian.
+    turned = ud.Diffusion(ud.Schedule.cosine(), Flat())
+    assert torch.isinf(likelihood(turned, x, solver="rk4", steps=4).entry_error).all()
+    wide = likelihood(exact(mixture), draws(mixture, 8), solver="rk4", steps=4, probes=3)
+    assert torch.isfinite(wide.entry_error).all()
+
+
+class Flat:
+    """A denoiser that says one line, whatever it is asked: its Jacobian has an eigenvalue of zero."""
+
+    event_shape = (2,)
+
+    def __call__(self, xt, level, condition=None, guidance=1.0):
+        along = torch.tensor([0.6, 0.8], dtype=xt.dtype)
+        alpha, snr = level.alpha, level.log_snr.exp()
+        x0 = (xt @ along / alpha * 1e-10 / (1e-10 + 1 / snr)).unsqueeze(1) * along
+        return Prediction(xt, level, {"x0": x0})
 
 
 def test_its_evaluations_are_counted(mixture) -> None:

@@ -11,6 +11,16 @@ the difference misses what both have in common. A second doubling, d_4 = e(4r) �
 and if the doublings below r went on alike they would add up to e(r) = d_2/(ρ − 1). So
 
     entry error = d_2 / clamp(ρ − 1, 1/10, 1).
+
+Where ρ − 1 is below a tenth the doublings do not shrink, and how many there are below r is not in them: a law narrower
+than the noise of t_0 by a factor u^{1/2} in a direction has log u of them, each of ½ log 2. There the volume is had from
+the denoiser's Jacobian J = ∂x̂_0/∂x instead. A locally Gaussian law of covariance C has J = C (C + r)^{-1}, so that the flow
+from 0 to r stretches by −½ log det J and the step says ½ tr(I − J): the entry error is then at least
+
+    v = ½ Σ_i (J_i − 1 − log J_i),   J_i the eigenvalues of J.
+
+It is infinite, unknown, where J is not had whole (probes, or many dimensions), or has an eigenvalue that rounding hides.
+What is finer than that Gaussian can be heard at no level from t_0 on, and is no part of what is told.
 """
 
 from __future__ import annotations
@@ -21,18 +31,22 @@ import torch
 from torch import Tensor
 
 from unidiff.core.level import NoiseLevel
+from unidiff.score.derivatives import jacobian
 from unidiff.score.flow import state_scale
 from unidiff.score.volume import VolumePath
 
 _STEPS = 2
 """Of Dormand and Prince's method in a doubling of the variance: 1e-4 of the difference, at the worst."""
+_SHRINKS = 0.1
+_MOST_NUMBERS = 2**24
+"""Of the Jacobians of a batch."""
 
 
 def entry_error(path: VolumePath) -> Tensor:
     """The step's error in log p(x), ``[B]``, in nats, over-estimated about threefold where σ_0/α_0 is small.
 
-    Where it is not (log-SNR below about 2 at t_0) it tells the size, not the number. 0 where the flow does not go to
-    the data; infinite where the schedule ends within two doublings of t_0, and there is no room to measure.
+    Where it is not small beside the data's own scale it tells the size, not the number, or is infinite. 0 where the flow
+    does not go to the data; infinite where the schedule ends within two doublings of t_0, and there is no room to measure.
     """
     flow, rows = path.flow, path.x.shape[0]
     if not flow.to_data:
@@ -46,7 +60,22 @@ def entry_error(path: VolumePath) -> Tensor:
     two = _disagreement(path, once, there)
     four = _disagreement(path, twice, path.walk(there, angles[1], angles[2], "dopri5", _STEPS, None))
     growth = torch.where(two > 0, four / two - 1, 2.0)
-    return two / (growth - 1).clamp(0.1, 1.0)
+    told, endless = two / (growth - 1).clamp(_SHRINKS, 1.0), growth - 1 < _SHRINKS
+    if bool(endless.any()):
+        told = torch.where(endless, torch.maximum(told, _unresolved(path)), told)
+    return told
+
+
+def _unresolved(path: VolumePath) -> Tensor:
+    """v, ``[B]``: the volume that the step misses of a locally Gaussian law; infinite where it is not known."""
+    flow, x, dim = path.flow, path.x, path.x[0].numel()
+    if path.probes is not None or x.numel() * dim > _MOST_NUMBERS:
+        return x.new_full((x.shape[0],), math.inf)
+    path.evaluations += 1
+    slope = jacobian(flow.denoiser_at(flow.ends[0].to(x)), x)[1]
+    values = torch.linalg.eigvalsh(0.5 * (slope + slope.mT))
+    hidden = values[:, 0] <= dim * torch.finfo(x.dtype).eps * values[:, -1]
+    return torch.where(hidden, math.inf, 0.5 * (values - 1 - values.log()).sum(1))
 
 
 def _disagreement(path: VolumePath, level: NoiseLevel, walked: Tensor) -> Tensor:

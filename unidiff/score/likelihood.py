@@ -47,7 +47,8 @@ class Likelihood:
         solver_error: the change under a coarser solution, with half the steps or ten times the tolerance, ``[B]``: of
             even steps an upper estimate, by a factor 2^order − 1 once they are small; infinite where none was made.
         entry_error: of the one step from data to t_0, ``[B]``, as :func:`unidiff.score.entry.entry_error` estimates it:
-            about threefold at high SNR. 0 without that step (``to_data=False``: what is measured then is the density of
+            about threefold at high SNR; of data narrower than the noise at t_0 by the scale that is heard there, or
+            infinite. 0 without that step (``to_data=False``: what is measured then is the density of
             x_{t_0}/α_{t_0}); infinite where it was not estimated.
         probe_error: standard error of the divergence's probes, ``[B]``; 0 if exact, infinite with one probe.
         code: x_1, ``[B, *E]``.
@@ -135,7 +136,8 @@ def likelihood(
         probes: K random probes of the divergence; None for the exact one, by D vjps an evaluation.
         probe, generator: their kind and source.
         estimate: whether to solve a second time, coarser, and to try the step from the data on further levels, so that the
-            solver's and the step's error are known; half as dear again, and 34 evaluations.
+            solver's and the step's error are known; half as dear again, and 34 evaluations (35 where the data are narrower
+            than the noise at t_0).
         first, to_data, condition, guidance: as :class:`~unidiff.score.flow.ProbabilityFlow`.
 
     Raises:
