@@ -9,6 +9,7 @@ from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
+from tests.mutants.score_readings import MUTANTS_READINGS
 from tests.mutants.training_runs import MUTANTS_RUNS
 
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
@@ -168,7 +169,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("times keep a tenth from an infinite end", TIMES, "MARGIN = 1e-5", "MARGIN = 1e-1"),
     Mutant("times bunched to the left", TIMES, "/ n) % 1.0", "/ n) % 1.0 * 0.9"),
     Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(self.config.ema, self.step)", "ema_decay(self.config.ema**0.5, self.step)"),
-    *MUTANTS_LIKELIHOOD,
+    *MUTANTS_LIKELIHOOD, *MUTANTS_READINGS,
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,
     *MUTANTS_LEARNING,

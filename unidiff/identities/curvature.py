@@ -64,6 +64,38 @@ class CurvatureIsAsymmetry(Algebraic):
 
 
 @register
+class CovarianceIsSymmetric(Algebraic):
+    """The covariance that a core with a lopsided Jacobian is read with, and its diagonal. κ: the entries of (σ²/α)M."""
+
+    name = "covariance-is-symmetric-part"
+    statement = (
+        r"\mathrm{Cov}[x_0|z]=\frac{\sigma^2}{2\alpha}\left(J+J^\top\right),\quad J=\frac{\partial\hat x_0}{\partial z}"
+    )
+    views = ("score",)
+    source = "Meng et al. 2021, section 3; item 12"
+    conditions = "a linear denoiser with a random matrix"
+    subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return _speaks(case)
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        denoiser, (z, t) = _Linear(case), (case.xt[::8], case.t[::8])
+        model, matrix = ScoreModel(Diffusion(case.schedule, denoiser)), denoiser.matrix
+        level = case.level[slice(None, None, 8)]
+        # σ²/α = α/SNR; λ rounds at its size.
+        gain = (level.alpha * torch.exp(-level.log_snr))[:, None, None]
+        stored = gain * (1 + level.log_snr.abs())[:, None, None]
+        size = case.dim * matrix.abs().max() * stored
+        yield Sides(
+            model.covariance(z, t), gain * torch.stack([matrix, matrix.T]).mean(0), size * torch.ones_like(matrix)
+        )
+        spread = model.variance(z, t)
+        yield Sides(spread.diagonal.flatten(1), gain[:, 0] * matrix.diagonal(), size[:, 0] * torch.ones_like(matrix[0]))
+        yield Sides(spread.trace, gain[:, 0, 0] * matrix.trace(), case.dim * size[:, 0, 0])
+
+
+@register
 class CurvatureByProbes(MonteCarlo):
     """By normal probes, K = 2, each a draw with its own error. Sizes: the two norms; the variance that is reported."""
 

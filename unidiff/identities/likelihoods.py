@@ -105,10 +105,10 @@ class StepToData(Order):
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return _ordered(case) and case.log_snr_range[1] >= 7.0
+        return ordered(case) and case.log_snr_range[1] >= 7.0
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
-        x = _corners(case)
+        x = corners(case)
         exact, steps, errors = case.world.log_prob(x), [], []
         for log_snr in (5.0, 6.0, 7.0):
             first = float(case.schedule.time(log_snr).detach())
@@ -130,10 +130,10 @@ class StepToDataIsTold(Bound):
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return _ordered(case) and case.log_snr_range[0] <= 4.0 and case.log_snr_range[1] >= 6.0
+        return ordered(case) and case.log_snr_range[0] <= 4.0 and case.log_snr_range[1] >= 6.0
 
     def excess(self, case: Case) -> tuple[float, float]:
-        x = _corners(case)
+        x = corners(case)
         first = float(case.schedule.time(6.0).detach())
         found = likelihood(case.core, x, world=case.world, steps=16, first=first)
         off, told = (found.with_exact_prior - case.world.log_prob(x)).abs(), found.entry_error
@@ -218,13 +218,14 @@ class PriorCost(MonteCarlo):
         return found.prior_error - whole, whole.reshape(1)
 
 
-def _ordered(case: Case) -> bool:
+def ordered(case: Case) -> bool:
+    """Whether an order is measured here: Gaussian data, exact, in float64, one schedule of each convention."""
     # In the angle nothing is left of a schedule but its ends and its convention.
     chosen = case.schedule_name == "sigmoid" or not case.schedule.variance_preserving
     return chosen and isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
 
 
-def _corners(case: Case) -> Tensor:
+def corners(case: Case) -> Tensor:
     """The data's mean, and a deviation from it along each axis: where an order is measured must not hang on a draw."""
     spread = torch.diag(case.world.variance.sqrt())
     return case.world.mean + torch.cat([torch.zeros_like(spread[:1]), spread, -1.5 * spread])
@@ -240,14 +241,14 @@ class _SolverOrder(Order):
     counts: tuple[int, ...]
 
     def applies(self, case: Case) -> bool:
-        return _ordered(case)
+        return ordered(case)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         assert isinstance(case.world, Gaussian)
         # From λ = 1 on: over the whole way the higher terms of a method of order 5 are still heard at an affordable N.
         flow = ProbabilityFlow(case.core, first=float(case.schedule.time(1.0).detach()), to_data=False)
         first, last = flow.ends[0], flow.ends[1]
-        x = _corners(case)
+        x = corners(case)
         exact = case.world.flow(first.alpha * x, first, last)
         errors = [
             float((flow.encode(x, self.solver, steps=n).state - exact).norm() / exact.norm()) for n in self.counts
