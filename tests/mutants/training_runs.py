@@ -41,7 +41,7 @@ MUTANTS_RUNS: tuple[Mutant, ...] = (
     Mutant("NLL's standard error over n", METRICS, "/ math.sqrt(len(values)))", "/ len(values))"),
     Mutant("one noise for all steps", SAMPLING, "self.table[:, -self.ahead :].normal_(generator=generator)", "self.table[:, -self.ahead :] = torch.randn(self.ahead, generator=generator, dtype=x.dtype, device=x.device)"),
     Mutant("one noise for the whole batch", SAMPLING, "noise = row[-self.ahead :].view_as(x)", "noise = row[-self.ahead :].view_as(x)[:1].expand_as(x)"),
-    Mutant("sample drops its guidance", SAMPLING, "eta=eta, variance=variance, guidance=guidance)\n    if dtype", "eta=eta, variance=variance)\n    if dtype"),
+    Mutant("sample drops its guidance", SAMPLING, "eta=eta, variance=variance, guidance=guidance)\n    check_dtype", "eta=eta, variance=variance)\n    check_dtype"),
     Mutant("sample drops its condition", SAMPLING, "return sampler(x, generator, condition=condition, on_row=on_row)", "return sampler(x, generator, on_row=on_row)"),
     Mutant("sample drops its η", SAMPLING, "Sampler(core, grid, method, eta=eta, variance", "Sampler(core, grid, method, variance"),
     Mutant("a noised data set's draws forget α", CLOUD, "self._scale(self.alpha, x) + self._scale(self.sigma, noise)", "x + self._scale(self.sigma, noise)"),

@@ -38,7 +38,7 @@ class StepControl(Algebraic):
 
     name = "step-control"
     statement = (
-        r"h_{n+1}=h_n\cdot0.9\,r_n^{-0.7/q}\,r_{n-1}^{0.4/q},\quad"
+        r"h_{n+1}=h_n\cdot0.9\,r_n^{-0.7/q}\,r_{n-1}^{0.4/q},\quad "
         r"r=\max\frac{\vert h\sum_ie_ik_i\vert}{\tau\,(1+\max(\vert y\vert,\vert y'\vert))}\leq1"
     )
     views = ("score",)

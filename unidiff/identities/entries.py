@@ -23,15 +23,15 @@ from unidiff.worlds import Gaussian, OracleDenoiser
 
 @register
 class EntryErrorIsClosed(Bound):
-    """What is told from log-SNRs of 6 and 2 at t_0, where the data are heard and less so, and of a thousandth of them, unheard.
+    """What is told from log-SNRs of 6 and 2 at t_0, where the data are heard and less so, and of data that are not.
 
     To a hundredth: its doublings are walked in two steps each.
     """
 
     name = "entry-error-of-gaussian"
     statement = (
-        r"\hat e=\frac{d_2}{\min(\max(d_4/d_2-2,\,1/10),\,1)},\quad\frac{d_4}{d_2}-2<\frac1{10}:\ "
-        r"\max\left(10\,d_2,\,\frac12\sum_i\left(J_i-1-\log J_i\right)\right)"
+        r"\hat e=\frac{d_2}{\min(\max(d_4/d_2-2,\,1/10),\,1)},\quad\frac{d_4}{d_2}-2<\frac{1}{10}:\ "
+        r"\max\left(10\,d_2,\,\frac{1}{2}\sum_i\left(J_i-1-\log J_i\right)\right)"
     )
     views = ("score",)
     source = "Richardson 1911; Hairer et al. 1993, section II.4"

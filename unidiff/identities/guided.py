@@ -105,7 +105,8 @@ class GuidedReadings(_Guided):
         rate = case.schedule.log_snr_derivative(t).detach().abs().to(z)[:, None]
         for eta in (0.0, 1.0):
             drift = (reverse_drift(core, z, t, eta, **told) for core, told in ((case.core, law), (twin, {})))
-            yield Sides(*(v / rate for v in drift), (1 + eta**2) * level.alpha[:, None] * (size + z.abs()) * ones)
+            here, there = (v / rate for v in drift)
+            yield Sides(here, there, (1 + eta**2) * level.alpha[:, None] * (size + z.abs()) * ones)
         # The slope of the responsibilities is another factor of their logits.
         least = torch.linalg.eigvalsh(case.world.covariances).min() + (level.sigma / level.alpha).square()  # pyright: ignore
         slope = (gain * size / (level.alpha * least.sqrt())[:, None])[:, :, None]
@@ -149,30 +150,30 @@ class GuidedRuns(_Guided):
         yield Sides(found.log_prob, known.log_prob, case.dim * size * (1 + known.code.flatten(1).norm(dim=1)))
         noise = case.normal("guided runs", 2, 2, *x.shape)
         for eta in (0.0, 1.0):
-            ends = [
+            here, there = (
                 reverse_sde(case.core, grid, eta, WEIGHT)(start, noise=noise[0], condition=label),
                 reverse_sde(twin, grid, eta)(start, noise=noise[0]),
-            ]
-            yield Sides(*ends, self._steepness(case, grid) * size * ones)
-        ends = [
+            )
+            yield Sides(here, there, self._steepness(case, grid) * size * ones)
+        here, there = (
             predictor_corrector(core, predictor="ddim", grid=grid, x=start, noise=noise, graph=False, **told)
             for core, told in ((case.core, law), (twin, {}))
-        ]
-        yield Sides(*ends, size * ones)
-        ends = [
+        )
+        yield Sides(here, there, size * ones)
+        here, there = (
             annealed_langevin(
                 core, levels=2, steps=1, log_snr=case.window(-1.0, 1.0), x=start, noise=noise[0][:, None],
                 denoise=True, graph=False, **told,
             )
             for core, told in ((case.core, law), (twin, {}))
-        ]  # fmt: skip
-        yield Sides(*ends, size * ones)
+        )  # fmt: skip
+        yield Sides(here, there, size * ones)
         delta = 0.1 * float(case.schedule.sigma(half).detach()) ** 2
-        ends = [
+        here, there = (
             m.langevin(start, half, 2, kernel=ULA(delta), noise=Noise(noise[0]), **told).x
             for m, told in ((own, law), (theirs, {}))
-        ]
-        yield Sides(*ends, size * ones)
+        )
+        yield Sides(here, there, size * ones)
 
     @staticmethod
     def _steepness(case: Case, grid: TimeGrid) -> float:

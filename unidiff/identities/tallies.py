@@ -40,7 +40,7 @@ class DualAveragingIsClosed(_OfGaussian):
 
     name = "dual-averaging-is-closed"
     statement = (
-        r"\log\varepsilon_{m+1}=\log10\varepsilon_1-\frac{\sqrt m}{\gamma\,(m+10)}\sum_{i\leq m}(a^*-a_i),\quad"
+        r"\log\varepsilon_{m+1}=\log10\varepsilon_1-\frac{\sqrt{m}}{\gamma\,(m+10)}\sum_{i\leq m}(a^*-a_i),\quad"
         r"\log\bar\varepsilon_m=\sum_{i\leq m}i^{-3/4}\prod_{i<j\leq m}\left(1-j^{-3/4}\right)\log\varepsilon_{i+1}"
     )
     source = "Hoffman & Gelman 2014, eq. 6, section 3.2.1"
