@@ -68,7 +68,10 @@ class CovarianceIsSymmetric(Algebraic):
     """The covariance that a core with a lopsided Jacobian is read with, and its diagonal. κ: the entries of (σ²/α)M."""
 
     name = "covariance-is-symmetric-part"
-    statement = r"\mathrm{Cov}[x_0|z]=\frac{\sigma^2}{\alpha}\,\frac{1}{2}\left(J+J^\top\right),\quad J=\frac{\partial\hat x_0}{\partial z}"
+    statement = (
+        r"\mathrm{Cov}[x_0|z]=\frac{\sigma^2}{\alpha}\,\frac{1}{2}\left(J+J^\top\right),"
+        r"\quad J=\frac{\partial\hat x_0}{\partial z}"
+    )
     views = ("score",)
     source = "Meng et al. 2021, section 3; item 12"
     conditions = "a linear denoiser with a random matrix"
