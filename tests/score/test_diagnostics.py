@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from unidiff.score import HMC, MALA, ULA, AcceptanceWarning, Target, langevin
+from unidiff.score import HMC, MALA, ULA, AcceptanceWarning, Chains, State, Target, langevin
 
 STANDARD = Target.from_energy(lambda x: 0.5 * x.square().sum(1))
 
@@ -88,6 +88,60 @@ def test_a_coarse_path_integral_is_a_fault() -> None:
     x = torch.randn(8, 1, generator=seeded())
     chains = langevin(rough, x, 200, kernel=MALA(0.05), keep_every=1, generator=seeded())
     assert any("Metropolis' log ratio is known to" in fault for fault in chains.summary().faults)
+
+
+def told_of(trace: torch.Tensor, **tallies: torch.Tensor) -> Chains:
+    return Chains(State(trace[-1], torch.zeros_like(trace[-1])), MALA(0.1), len(trace), trace, **tallies)
+
+
+@arviz
+def test_the_tails_are_the_worse_of_two_quantiles_and_not_the_bulk() -> None:
+    from arviz import convert_to_dataset, ess
+
+    # Signs that are drawn anew, sizes that hardly move: the middle is mixed and the tails are not.
+    x, size = [], torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
+    noise = torch.randn(500, 2, 4, 2, generator=seeded(1), dtype=torch.float64)
+    for fresh, sign in noise:
+        size = 0.98 * size + 0.2 * fresh
+        x.append(sign.sign() * size.abs())
+    trace = torch.stack(x)
+    summary = told_of(trace).summary()
+    data = convert_to_dataset({"x": trace.transpose(0, 1).numpy()})
+    tails = torch.stack([torch.tensor(ess(data, method="quantile", prob=p)["x"].values) for p in (0.05, 0.95)])
+    assert summary.ess_tail == pytest.approx(tails.amin(0), rel=1e-6)
+    assert float(summary.ess_tail.max()) < 0.5 * float(summary.ess_bulk.min())
+    worst = f"{float(summary.ess_tail.min()):.0f}"
+    assert any(fault.startswith(f"only {worst} effective draws (tails), fewer than 400") for fault in summary.faults)
+    assert f"{worst} (tails)" in str(summary)
+
+
+@arviz
+def test_a_summary_holds_the_means_of_what_held_and_the_count_of_what_did_not() -> None:
+    trace = torch.randn(400, 3, 2, generator=seeded(), dtype=torch.float64)
+    chains = told_of(
+        trace, acceptance=torch.tensor([0.5, 0.7, 0.9]), energy_error=torch.tensor([0.1, torch.nan, 0.3]),
+        divergent=torch.tensor([0, 400, 2]), path_error=torch.tensor([0.1, torch.nan, 0.14]),
+    )  # fmt: skip
+    summary = chains.summary()
+    assert summary.acceptance == pytest.approx(0.7)
+    assert summary.energy_error == pytest.approx(0.2)
+    assert summary.path_error == pytest.approx(0.12)
+    assert summary.divergent == 402
+    assert [fault.split(":")[0] for fault in summary.faults] == [
+        "402 proposals diverged",
+        "Metropolis' log ratio is known to 0.12 nats only",
+    ]
+    assert "acceptance 0.700, energy error 0.2 nats" in str(summary)
+
+
+@arviz
+@pytest.mark.parametrize(
+    ("acceptance", "advice"), [(0.04, "smaller"), (0.06, None), (0.99, None), (0.9995, "larger"), (0.0, "smaller")]
+)
+def test_an_acceptance_out_of_bounds_says_which_way(acceptance: float, advice: str | None) -> None:
+    trace = torch.randn(400, 3, 2, generator=seeded(), dtype=torch.float64)
+    faults = told_of(trace, acceptance=torch.full((3,), acceptance)).summary().faults
+    assert [f"take a {advice} step_size" in fault for fault in faults] == ([] if advice is None else [True])
 
 
 @pytest.mark.parametrize(
