@@ -97,16 +97,18 @@ class GuidedReadings(_Guided):
         law = {"condition": label, "guidance": WEIGHT}
         own, theirs, ones = ScoreModel(case.core), ScoreModel(twin), torch.ones_like(z)
         size = self._size(case, twin, z, level)
-        pull, gain = (v[:, None] for v in (level.alpha / level.sigma.square(), level.sigma.square() / level.alpha))
+        gain, whole = (level.sigma.square() / level.alpha)[:, None], z.flatten(1).norm(dim=1)[:, None]
+        # σ² s is the difference α x̂_0 − z.
+        lost = (level.alpha[:, None] * size + whole) * ones
         score = theirs.score(z, t)
         yield Sides(own.denoise(z, t, **law), theirs.denoise(z, t), size * ones)
         for found in (own.score(z, t, **law), Target.from_core(case.core, t, **law).score(z)):
-            yield Sides(found, score, pull * size * ones)
+            yield Sides(found, score, lost / level.sigma.square()[:, None])
         rate = case.schedule.log_snr_derivative(t).detach().abs().to(z)[:, None]
         for eta in (0.0, 1.0):
             drift = (reverse_drift(core, z, t, eta, **told) for core, told in ((case.core, law), (twin, {})))
             here, there = (v / rate for v in drift)
-            yield Sides(here, there, (1 + eta**2) * level.alpha[:, None] * (size + z.abs()) * ones)
+            yield Sides(here, there, (1 + eta**2) * lost)
         # The slope of the responsibilities is another factor of their logits.
         least = torch.linalg.eigvalsh(case.world.covariances).min() + (level.sigma / level.alpha).square()  # pyright: ignore
         slope = (gain * size / (level.alpha * least.sqrt())[:, None])[:, :, None]
@@ -135,7 +137,7 @@ class GuidedRuns(_Guided):
         level = case.schedule.level_at(case.window(-4.0, 4.0)[0], case.x0)
         level = NoiseLevel(*(v.detach().expand(ROWS) for v in vars(level).values()))
         x, start = case.x0[:ROWS], case.schedule.prior_std * case.noise[:ROWS]
-        size = 4 * max(float(self._size(case, twin, z, level).max()) for z in (start, level.alpha[0] * x))
+        size = 4 * max(float((self._size(case, twin, z, level) + z.norm()).max()) for z in (start, level.alpha[0] * x))
         scale = torch.hypot(level.alpha, level.sigma)[0]
         half = float(case.schedule.time(0.5 * sum(case.window(-4.0, 4.0))).detach())
         grid, ones = TimeGrid([0.0, half, 1.0]), torch.ones_like(x)
