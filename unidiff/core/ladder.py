@@ -125,7 +125,7 @@ def chain_rows(
     embedding = None
     if isinstance(core.denoiser, Denoiser):
         embedding = core.denoiser.embed(distinct.log_snr.to(x0))
-        embedding = None if embedding is None else embedding[inverse.to(x0.device)]
+        embedding = None if embedding is None else embedding.index_select(0, inverse.to(x0.device))
     level = distinct[inverse]
     error, fraction = noise_error(core, x0, eps, level, condition, guidance, embedding)
     xt = right_expand(level.alpha.to(x0), x0) * x0 + right_expand(level.sigma.to(x0), x0) * eps

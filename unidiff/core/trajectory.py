@@ -55,7 +55,7 @@ def path_weights(
     for k, member, eps in row_blocks(ladder, rows):
         where = member.to(ladder.x0.device)
         own = None if condition is None else condition[where]
-        found = chain_rows(chain, ladder.x0[where], eps, k, own, guidance)
+        found = chain_rows(chain, ladder.x0.index_select(0, where), eps, k, own, guidance)
         steps[start : start + len(k)] = log_ratio(found, jumps[start : start + len(k)])
         start += len(k)
     return PathWeights(

@@ -115,7 +115,7 @@ def exact_elbo(
         else:
             eps = noise[1:].flatten(0, 1)[start : start + rows]
         own = None if condition is None else condition[member]
-        found = chain_rows(chain, x0[member], eps, k, own, guidance)
+        found = chain_rows(chain, x0.index_select(0, member), eps, k, own, guidance)
         costs.append(found.encoder.kl(found.decoder))
     first = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device) if noise is None else noise[0]
     return ELBO(
