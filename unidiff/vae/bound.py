@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count
+from unidiff.core.boundary import check_count
 from unidiff.core.chain import ReverseChain
 from unidiff.core.decoders import Decoder
-from unidiff.core.ladder import chain_rows
+from unidiff.core.ladder import chain_rows, check_draws
 from unidiff.core.trajectory import end_law, prior_law, reconstruction
 from unidiff.worlds import Interval, bits_per_dim
 
@@ -62,7 +62,10 @@ class ELBO:
 
     @staticmethod
     def joined(parts: list[ELBO]) -> ELBO:
-        """One batch of several."""
+        """One batch of several. Raises ValueError for none, and for ledgers of other steps or dimensions."""
+        sizes = {(len(p.diffusion), p.dim) for p in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"parts must be ledgers of one count of steps and one dimension, got {sorted(sizes)}")
         return ELBO(
             torch.cat([p.prior for p in parts]),
             torch.cat([p.diffusion for p in parts], 1),
@@ -100,11 +103,7 @@ def exact_elbo(
     """All N terms at one noised state each, as many at a time as ``rows``; the arguments of :meth:`HierarchicalVAE.elbo`."""
     steps, batch = chain.steps, x0.shape[0]
     if noise is not None:
-        if noise.shape != (steps + 1, *x0.shape):
-            raise ValueError(
-                f"noise must have shape {[steps + 1, *x0.shape]}, one draw a level, got {list(noise.shape)}"
-            )
-        check_alike(x0=x0, noise=noise[0])
+        check_draws(noise, x0, steps)
     rows = block_rows(x0) if rows is None else check_count("rows", rows)
     costs = []
     for start in range(0, steps * batch, rows):
