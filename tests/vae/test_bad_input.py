@@ -78,16 +78,14 @@ def test_a_grid_whose_ends_cannot_be_counted_is_refused(measure: str, first: flo
 @pytest.mark.parametrize("verb", [*MEASURES, "encode", "decode", "chain", "reconstruct", "interpolate"])
 def test_a_grid_is_a_time_grid_of_a_step_at_least(verb: str, x0) -> None:
     vae, times = view(), [0.0, 1.0]
+    calls = {
+        "chain": lambda: vae.chain(times),  # pyright: ignore
+        "reconstruct": lambda: vae.reconstruct(x0, times, 1),  # pyright: ignore
+        "interpolate": lambda: vae.interpolate(x0, x0, times, 1, [0.5]),  # pyright: ignore
+    }
+    asked = calls.get(verb, lambda: measured(vae, verb, x0, times))
     with pytest.raises(TypeError, match="grid must be a TimeGrid, got list"):
-        match verb:
-            case "chain":
-                vae.chain(times)  # pyright: ignore
-            case "reconstruct":
-                vae.reconstruct(x0, times, 1)  # pyright: ignore
-            case "interpolate":
-                vae.interpolate(x0, x0, times, 1, [0.5])  # pyright: ignore
-            case _:
-                measured(vae, verb, x0, times)
+        asked()
     with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
         ud.TimeGrid.uniform(0)
     with pytest.raises(ValueError, match="times must hold at least two times"):
@@ -215,10 +213,10 @@ def test_the_verbs_refuse_places_and_shares_that_are_none(x0, grid) -> None:
     vae = view()
     for place in (5, -1, 1.0, True):
         for verb, argument in (("decode", "start"), ("reconstruct", "to")):
+            own = getattr(vae, verb)
             with pytest.raises(
                 ValueError, match=f"{argument} must be an index of the grid's times, 0 … 4, got {place}"
             ):
-                own = getattr(vae, verb)
                 own(x0, grid, place)
     for share, message in (
         ([], "S at least 1, got"),
