@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_finite, check_floating, check_state, right_expand
+from unidiff.core.boundary import check_alike, check_finite, check_floating, check_state
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.denoising import noise_error
@@ -144,13 +144,12 @@ def chain_rows(
         embedding = core.denoiser.embed(distinct.log_snr.to(x0))
         embedding = None if embedding is None else embedding.index_select(0, inverse.to(x0.device))
     level = distinct[inverse]
-    error, fraction = noise_error(core, x0, eps, level, condition, guidance, embedding)
+    error, fraction, xt = noise_error(core, x0, eps, level, condition, guidance, embedding)
     if not error.is_cuda and not bool(torch.isfinite(error.detach()).all()):
         bad = int((~torch.isfinite(error.detach())).flatten(1).any(1).sum())
         raise FloatingPointError(
             f"the denoiser must be finite, got NaN or infinity in {bad} of {len(error)} states, or data far outside"
         )
-    xt = right_expand(level.alpha.to(x0), x0) * x0 + right_expand(level.sigma.to(x0), x0) * eps
     gain = chain.row(chain.table.on_x0 * _noise_to_signal(chain.levels)[1:], k, x0)
     log_var = chain.row(chain.table.log_posterior_var, k, x0)
     own = chain.log_var(xt, k, level.to(x0), fraction)
