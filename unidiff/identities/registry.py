@@ -38,6 +38,7 @@ _GROUPS = (
     "evidence",
     "marginals",
     "decoding",
+    "verbs",
     "training",
     "runs",
     "draws",
