@@ -18,7 +18,8 @@ MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     Mutant("rows: the gain of a level early", LADDER, "_noise_to_signal(chain.levels)[1:]", "_noise_to_signal(chain.levels)[:-1]"),
     Mutant("rows: the prior's variance for the posterior's", LADDER, "log_var = chain.row(chain.table.log_posterior_var, k, x0)", "log_var = chain.row(chain.table.log_prior_var, k, x0)"),
     Mutant("rows: the error's sign", LADDER, "Gaussian(gain * error - gain * eps, own)", "Gaussian(-gain * error - gain * eps, own)"),
-    Mutant("rows: the network is asked a level early", LADDER, "distinct = chain.levels[which]", "distinct = chain.levels[which - 1]"),
+    Mutant("rows: the network is asked a level early", LADDER, "level, row = chain.levels[k], k - 1", "level, row = chain.levels[k - 1], k - 1"),
+    Mutant("rows: the embedding of a level late", LADDER, "embed(chain.levels.log_snr[1:].to(like))", "embed(chain.levels.log_snr[:-1].to(like))"),
     Mutant("rows: the state's noise without σ", NOISING, "* x0 + right_expand(level.sigma, x0) * noise", "* x0 + noise"),
     # -- the weight of a path
     Mutant("path: log q/p for log p/q", TRAJECTORY, "return rows.decoder.log_prob(arrived) - rows.encoder.log_prob(arrived)", "return rows.encoder.log_prob(arrived) - rows.decoder.log_prob(arrived)"),
@@ -50,7 +51,7 @@ MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     Mutant("ledger: KL the wrong way round", BOUND, "costs.append(found.encoder.kl(found.decoder))", "costs.append(found.decoder.kl(found.encoder))"),
     Mutant("ledger: the prior's KL the wrong way round", BOUND, "        end_law(chain, x0).kl(prior_law(chain, x0)),", "        prior_law(chain, x0).kl(end_law(chain, x0)),"),
     Mutant("ledger: the noise of a level early", BOUND, "eps = noise[1:].flatten(0, 1)", "eps = noise[:-1].flatten(0, 1)"),
-    Mutant("ledger: steps and data change places", BOUND, "k, member = 1 + index // batch, (index % batch)", "k, member = 1 + index % steps, (index % batch)"),
+    Mutant("ledger: steps and data change places", BOUND, "k, member = 1 + index // batch, index % batch", "k, member = 1 + index % steps, index % batch"),
     Mutant("ledger: the last block is short of a row's noise", BOUND, "[start : start + rows]", "[: rows]"),
     # -- estimates of it
     Mutant("sampled: one step for the sum of N", SAMPLED, "weight = torch.full_like(u, steps)", "weight = torch.ones_like(u)"),

@@ -128,22 +128,22 @@ def chain_rows(
     k: Tensor,
     condition: Tensor | None = None,
     guidance: float = 1.0,
+    embedding: Tensor | None = None,
 ) -> Rows:
-    """The two kernels of steps k ``[R]`` (on the host, in 1 … N) at x_{t_k} = α x_0 + σ ε, for x0 and ε ``[R, *E]``.
+    """The two kernels of steps k ``[R]`` in 1 … N, on the chain's device, at x_{t_k} = α x_0 + σ ε; x0 and ε ``[R, *E]``.
 
-    The network is asked once, and embeds each level once. Arguments are trusted.
+    The network is asked once, and embeds each level once, unless ``embedding`` is that of all steps (:func:`embed_steps`).
+    Arguments are trusted.
 
     Raises:
         FloatingPointError: the network's answer is not finite (read on the CPU only: on a GPU, look at the end).
     """
     core = chain.core
-    which, inverse = torch.unique(k, return_inverse=True)
-    distinct = chain.levels[which]
-    embedding = None
-    if isinstance(core.denoiser, Denoiser):
-        embedding = core.denoiser.embed(distinct.log_snr.to(x0))
-        embedding = None if embedding is None else embedding.index_select(0, inverse.to(x0.device))
-    level = distinct[inverse]
+    level, row = chain.levels[k], k - 1
+    if embedding is None and isinstance(core.denoiser, Denoiser):
+        which, row = torch.unique(k, return_inverse=True)
+        embedding = core.denoiser.embed(chain.levels.log_snr[which].to(x0))
+    embedding = None if embedding is None else embedding.index_select(0, row.to(x0.device))
     error, fraction, xt = noise_error(core, x0, eps, level, condition, guidance, embedding)
     if not error.is_cuda and not bool(torch.isfinite(error.detach()).all()):
         bad = int((~torch.isfinite(error.detach())).flatten(1).any(1).sum())
@@ -156,12 +156,21 @@ def chain_rows(
     return Rows(Gaussian(-gain * eps, log_var), Gaussian(gain * error - gain * eps, own), error)
 
 
+def embed_steps(chain: ReverseChain, like: Tensor) -> Tensor | None:
+    """The network's embedding of t_1 … t_N, ``[N, ·]``, in ``like``'s dtype, if it makes one apart from the state."""
+    denoiser = chain.core.denoiser
+    return denoiser.embed(chain.levels.log_snr[1:].to(like)) if isinstance(denoiser, Denoiser) else None
+
+
 def row_blocks(ladder: Ladder, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(k, member) and ε_k of all steps 1 … N and all members, at most ``most`` rows at a time: k, member ``[R]``."""
+    """(k, member) and ε_k of all steps 1 … N and all members, at most ``most`` rows at a time: k, member ``[R]``.
+
+    All on the ladder's device: a chain beside it asks the host for nothing, and a GPU is never waited for.
+    """
     steps, batch = ladder.jumps.shape[:2]
     flat = ladder.eps[1:].flatten(0, 1)
     for start in range(0, steps * batch, most):
-        index = torch.arange(start, min(start + most, steps * batch))
+        index = torch.arange(start, min(start + most, steps * batch), device=flat.device)
         yield 1 + index // batch, index % batch, flat[start : start + most]
 
 
