@@ -143,14 +143,15 @@ def test_the_sampled_bound_refuses_what_samples_nothing(options: dict[str, Any],
 
 
 def test_the_continuous_bound_refuses_what_it_cannot_start_from(x0, grid) -> None:
-    for options, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"first": -0.1}, r"first must lie in \[0, 1\]"),
         ({"first": 1.0}, "first must be earlier than 1, got 1.0"),
         ({"first": math.nan}, "first must not be NaN"),
         ({"measure": "tme"}, "unknown measure 'tme'; did you mean 'time'"),
         ({"sampling": "importance"}, "sampling must be independent, antithetic or stratified here"),
         ({"repeats": 1}, "repeats must be an integer of at least 2, got 1"),
-    ):
+    )
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             view().continuous_elbo(x0, **options)
     with pytest.raises(ValueError, match="first is for the continuous bound, got first = 0.5 with a grid"):
@@ -168,7 +169,7 @@ def test_a_view_is_of_a_core_a_decoder_and_a_rule(x0, grid) -> None:
         ((core, ContinuousDecoder(), "posteror"), ValueError, "unknown variance 'posteror'; did you mean 'posterior'"),
     ):
         with pytest.raises(error, match=message):
-            HierarchicalVAE(*arguments)
+            HierarchicalVAE(*arguments)  # pyright: ignore
     with pytest.raises(ValueError, match="variance 'learned' needs a denoiser built with learned_variance=True"):
         HierarchicalVAE(core, variance="learned").elbo(x0, grid)
     with pytest.raises(ValueError, match=r"x0_variance must have shape \[4\], got \[3\]"):

@@ -99,7 +99,7 @@ class ReverseChain:
         return self.grid.steps
 
     def beside(self, like: Tensor) -> ReverseChain:
-        """The same chain with its columns, still float64, on ``like``'s device: there a step is looked up without waiting."""
+        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked."""
         device = like.device
         if self.levels.log_snr.device == device:
             return self
