@@ -109,7 +109,8 @@ class SampledBound(MonteCarlo):
         high, low = (0.5 * torch.tensor(own.log_snr_range, dtype=torch.float64).flip(0)).exp().tolist()
         marks = 2 * torch.linspace(high, low, 4, dtype=torch.float64).log()[:-1]
         grid = TimeGrid([*own.schedule.time(marks.to(own.device)).detach().tolist(), 1.0])
-        vae, x0 = HierarchicalVAE(own.core), own.x0
+        # The prior rule: where the variances are one, a KL is the same both ways.
+        vae, x0 = HierarchicalVAE(own.core, variance="prior"), own.x0
         many = x0.repeat(repeats, *[1] * (x0.ndim - 1))
         whole = vae.elbo(many, grid, generator=own.generator("whole"), rows=len(many)).diffusion.sum(0)
         whole = whole.reshape(repeats, -1).mean(1)
