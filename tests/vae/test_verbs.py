@@ -140,9 +140,13 @@ def test_labels_and_guidance_reach_every_verb(x0, grid) -> None:
             torch.testing.assert_close(own[labels == k], drawn(torch.tensor(k))[labels == k])
         assert not torch.allclose(own, drawn((labels + 1) % 3))
         assert not torch.allclose(own, drawn(labels, 2.0))
+
     # A label is a pair's, for each of its shares.
-    many = vae.interpolate(x0, x0, grid, 0, [0.2, 0.6], condition=labels, generator=seeded())
-    assert many.shape == (2, 8, 2)
+    def many(condition: Tensor) -> Tensor:
+        return vae.interpolate(x0, x0, grid, 1, [0.2, 0.6, 0.7], condition=condition, generator=seeded())
+
+    for k in range(3):
+        torch.testing.assert_close(many(labels)[:, labels == k], many(torch.tensor(k))[:, labels == k])
 
 
 @pytest.mark.parametrize("decoder", [DiscretisedDecoder(Levels(9)), CategoricalDecoder(Levels(9))])

@@ -244,7 +244,7 @@ class HierarchicalVAE:
         level = chain.levels[0].to(x)
         guess = self.core.denoiser(x, level, condition, guidance).x0 if self.decoder.asks else x
         # Before the draw: a level is found by an index, and on a GPU one that is NaN ends the process.
-        return self.decoder.sample(_finite(x, x), level, _finite(guess, guess), generator)
+        return self.decoder.sample(x, level, _finite(guess, guess), generator)
 
     def reconstruct(
         self, x0: Tensor, grid: TimeGrid, to: int, *, generator: torch.Generator | None = None, **options: object
