@@ -154,8 +154,8 @@ def test_the_sampled_bounds_standard_error_is_honest(sampling, x0) -> None:
 
 @pytest.mark.statistical
 def test_strata_lower_the_error(x0) -> None:
-    # One datum, whose draws only strata hold apart. Of 1600 repeats, a ratio of two errors is good to 2.5%: a tenth less is asked, a fifth less is found; equal ones would
-    # pass once in 10⁴.
+    # One datum, whose draws only strata hold apart. Of 1600 repeats a ratio of two errors is good to 2.5%: a tenth less is
+    # asked, a fifth less is found; equal ones would pass once in 10⁴.
     grid = ud.TimeGrid([0.0, 0.05, 0.3, 0.7, 1.0])
     error = {
         name: HierarchicalVAE(network())
