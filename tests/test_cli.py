@@ -28,7 +28,7 @@ def test_help_and_no_command(capsys) -> None:
     assert main([]) == USAGE
 
 
-@pytest.mark.parametrize("command", ["verify", "train", "sample", "likelihood"])
+@pytest.mark.parametrize("command", ["verify", "train", "sample", "likelihood", "elbo"])
 def test_every_command_has_help(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -102,6 +102,30 @@ def test_every_command_has_help(command: str, capsys) -> None:
         (["train", "--data", "moons", "--steps", "5", "--loss", "explicit"], "needs data of a known law"),
         (["sample", "--world", "gaussian", "--condition", "1"], "condition must be left out"),
         (["sample", "--world", "mixture-2d", "--condition", "9"], "condition must lie in 0 … 3 (3 is no class), got 9"),
+        (["elbo"], "give a checkpoint or a world"),
+        (["elbo", "--world", "gausian"], "unknown world 'gausian'; did you mean 'gaussian'"),
+        (["elbo", "--world", "gaussian", "--n", "1"], "n must be an integer of at least 2, got 1"),
+        (["elbo", "--world", "gaussian", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["elbo", "--world", "gaussian", "--paths", "-1"], "paths must be an integer of at least 0, got -1"),
+        (["elbo", "--world", "gaussian", "--grid", "unifrom"], "unknown grid 'unifrom'; did you mean 'uniform'"),
+        (["elbo", "--world", "gaussian", "--grid", "none.json"], "none.json"),
+        (["elbo", "--world", "gaussian", "--first", "1"], "first must be earlier than 1"),
+        (["elbo", "--world", "gaussian", "--first", "nan"], "first must not be NaN"),
+        (["elbo", "--world", "gaussian", "--variance", "prio"], "unknown variance 'prio'; did you mean 'prior'"),
+        (["elbo", "--world", "gaussian", "--variance", "learned"], "variance 'learned' needs a denoiser built with"),
+        (["elbo", "--world", "gaussian", "--decoder", "discrete"], "unknown decoder 'discrete'; did you mean"),
+        (
+            ["elbo", "--world", "gaussian", "--decoder", "categorical"],
+            "decoder must be continuous for data that are real numbers (gaussian), got 'categorical'",
+        ),
+        (["elbo", "--world", "gaussian", "--dtype", "float16"], "unknown dtype 'float16'"),
+        (["elbo", "--world", "gaussian", "--seed", "-1"], "seed must be an integer in 0 … 2^63 - 1, got -1"),
+        (["elbo", "--world", "gaussian", "--out", "elbo.jpg"], "out must be a file that ends in .png"),
+        (["elbo", "--world", "gaussian", "--device", "mps"], "device must be cpu, cuda or cuda:N, and be there"),
+        (["elbo", "--world", "gaussian", "--condition", "0"], "condition must be left out"),
+        (["elbo", "--world", "gaussian", "--condition", "one"], "condition must be a class or 'labels', got 'one'"),
+        (["elbo", "--world", "mixture-2d", "--condition", "9"], "condition must lie in 0 … 3 (3 is no class), got"),
+        (["elbo", "--world", "gaussian", "--data", "moons"], "data must have the core's shape [3], moons has [2]"),
     ],
 )
 def test_bad_requests_end_with_a_word_and_the_usage_status(
@@ -265,6 +289,77 @@ def test_likelihood_of_a_class_and_under_guidance(capsys) -> None:
     ):
         assert main([*arguments, *told]) == USAGE
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_bound_of_a_world_lies_under_its_log_p(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["elbo", "--world", "mixture-2d", "--n", "200", "--steps", "200", "--seed", "1"]
+    assert main([*arguments, "--paths", "2", "--variance", "optimal", "--dtype", "float64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = found["ledger"]
+    parts = sum(rows[name]["mean"] for name in ("prior", "diffusion", "reconstruction"))
+    assert parts == pytest.approx(-found["elbo"]["mean"])
+    assert found["bits_per_dim"]["mean"] == pytest.approx(parts / (2 * np.log(2)))
+    assert found["bits_per_dim"]["low"] < found["bits_per_dim"]["mean"] < found["bits_per_dim"]["high"]
+    # The exact denoiser's bound of 200 steps is 0.15 nats under the truth or nearer, and 2 paths are no worse than 1; the
+    # error is of the noise as well as of the data, so 5 standard errors are let by: a false alarm of 3e-7.
+    slack = 5 * found["elbo"]["standard_error"]
+    assert -slack < found["truth"] - found["elbo"]["mean"] < 0.15 + slack
+    assert 1 <= found["importance"]["ess"] <= 2
+    with Image.open(found["picture"]) as picture:
+        assert picture.format == "PNG"
+    assert main([*arguments, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == again
+    assert "importance" not in again
+    assert main([*arguments, "--paths", "2"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("prior", "diffusion", "reconstruction", "−ELBO", "−IWAE", "−log p", "bits/dim", "elbo.png"):
+        assert words in shown
+
+
+def test_the_bound_of_data_on_levels_is_in_bits_of_them(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["elbo", "--world", "digits", "--data", "digits", "--n", "16", "--json"]
+    for decoder, name in (
+        ("auto", "DiscretisedDecoder"), ("categorical", "CategoricalDecoder"), ("continuous", "ContinuousDecoder"),
+    ):  # fmt: skip
+        assert main([*common, "--steps", "20", "--decoder", decoder]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["decoder"], found["probabilities"]) == (name, decoder != "continuous")
+        assert "truth" not in found
+    assert main([*common, "--grid", "uniform", "--steps", "7", "--out", "other.png"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 7
+    assert (tmp_path / "other.png").exists()
+
+
+def test_a_saved_grid_is_the_bounds(tmp_path, monkeypatch, capsys) -> None:
+    from unidiff.core.grid import TimeGrid
+
+    monkeypatch.chdir(tmp_path)
+    TimeGrid([0.01, 0.1, 0.4, 1.0]).save("path.json")
+    assert main(["elbo", "--world", "gaussian", "--grid", "path.json", "--n", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["steps"], found["grid"]) == (3, "path.json")
+
+
+def test_a_checkpoints_bound_by_class_and_by_every_rule(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    np.savez("pairs.npz", x=x, y=np.arange(40) % 2)
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu", "--steps", "3"]
+    assert main(["train", "--data", "pairs.npz", "--conditional", "--out", "run", "--json", *small]) == 0
+    common = ["elbo", "--checkpoint", "run", "--data", "pairs.npz", "--n", "8", "--steps", "5", "--json"]
+    means = []
+    for options in (
+        ["--condition", "labels"], ["--condition", "0"], ["--condition", "1"], [], ["--variance", "prior"],
+        ["--variance", "optimal"],
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert main([*common, *options]) == 0
+        means.append(json.loads(capsys.readouterr().out)["elbo"]["mean"])
+    assert len(set(means)) == 6
 
 
 def test_train_by_another_loss_then_measure_the_likelihood(tmp_path, monkeypatch, capsys) -> None:

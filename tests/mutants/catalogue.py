@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
@@ -173,4 +174,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,
     *MUTANTS_LEARNING,
+    *MUTANTS_BOUNDS,
 )  # fmt: skip

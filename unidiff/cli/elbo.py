@@ -109,7 +109,7 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     from unidiff.report import Bars
     from unidiff.report.ledger import ledger
     from unidiff.vae import ELBO, HierarchicalVAE
-    from unidiff.worlds import Interval
+    from unidiff.worlds import Interval, PointCloud
 
     data, world, _ = measured_on(options, core)
     condition = check_condition(labels_of(options, data), 1.0, len(data.x), getattr(core.denoiser, "num_classes", None))
@@ -144,7 +144,7 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
         document["importance"] = {
             "paths": options.paths, **_told(Interval.of(many)), "ess": float(torch.cat([b.ess for b in bounds]).mean())
         }  # fmt: skip
-    if world is not None and not decoder.discrete and condition is None:
+    if world is not None and not isinstance(world, PointCloud) and not decoder.discrete and condition is None:
         document["truth"] = float(world.log_prob(data.x).mean())
     terms = found.diffusion.to("cpu", torch.float64)
     levels = core.schedule.log_snr(grid.times).detach().cpu().numpy()

@@ -17,6 +17,7 @@ the limit of infinitely wide data, and for N(0, I) too large by (1 + σ_t²)/(1 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ from unidiff.core.process import bridge
 Variance = Literal["posterior", "prior", "optimal", "learned"]
 VARIANCES: tuple[Variance, ...] = get_args(Variance)
 Step = int | Tensor
-"""k of one step, or one for each row ``[B]``, on the table's device (the host)."""
+"""k of one step, or one for each row ``[B]``, on the table's device: the host, or :meth:`ReverseChain.beside`'s."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,20 @@ class ReverseChain:
     def steps(self) -> int:
         """N."""
         return self.grid.steps
+
+    def beside(self, like: Tensor) -> ReverseChain:
+        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked."""
+        device = like.device
+        if self.levels.log_snr.device == device:
+            return self
+        there, levels = copy.copy(self), self.levels
+        there.levels = NoiseLevel(*(v.to(device) for v in (levels.t, levels.log_snr, levels.alpha, levels.sigma)))
+        table = self.table
+        there.table = ChainTable(
+            *(v.to(device) for v in (table.on_xt, table.on_x0, table.log_posterior_var, table.log_prior_var))
+        )
+        there.x0_variance = None if self.x0_variance is None else self.x0_variance.to(device)
+        return there
 
     def step(self, xt: Tensor, k: int, condition: Tensor | None = None, guidance: float = 1.0) -> Gaussian:
         """p_θ(x_{t_{k−1}}|x_{t_k} = xt), for ``xt`` ``[B, *E]`` and k in 1 … N.

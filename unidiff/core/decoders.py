@@ -153,6 +153,7 @@ class DiscretisedDecoder:
     discrete = True
 
     def __post_init__(self) -> None:
+        check_levels(self.levels)
         _check_normal(self.mean, self.std)
 
     @property
@@ -195,6 +196,9 @@ class CategoricalDecoder:
     asks = False
     discrete = True
 
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+
     def check(self, x0: Tensor) -> None:
         """Refuse data off the levels."""
         self.levels.index(x0)
@@ -216,6 +220,13 @@ class CategoricalDecoder:
         scale = right_expand((0.5 * level.log_snr).exp(), xt)
         place = xt / right_expand(level.alpha, xt)
         return -0.5 * (scale[..., None] * (place[..., None] - self.levels.values(xt))).square()
+
+
+def check_levels(levels: Levels) -> Levels:
+    """``levels`` if it is some. Raises TypeError for anything else, a number of them too."""
+    if not isinstance(levels, Levels):
+        raise TypeError(f"levels must be Levels(count, low, high), got {levels!r}")
+    return levels
 
 
 def _check_normal(mean: str, std: float | None) -> None:

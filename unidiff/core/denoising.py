@@ -68,7 +68,7 @@ def denoising_error(
             f"[{t.min().item():g}, {t.max().item():g}] with log-weights up to {log_total.max().item():g}"
         )
     level = exact.to(x0)
-    error, _ = _error(core, x0, noise, level, condition, autocast=autocast)
+    error, _, _ = _error(core, x0, noise, level, condition, autocast=autocast)
     return log_total.exp().to(x0) * error.flatten(1).square().sum(1)
 
 
@@ -80,16 +80,16 @@ def noise_error(
     condition: Tensor | None = None,
     guidance: float = 1.0,
     embedding: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """ε − ε̂ ``[B, *E]`` at x_t = α x_0 + σ ε, and the network's variance fraction; arguments are trusted.
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """ε − ε̂ ``[B, *E]``, the network's variance fraction, and x_t = α x_0 + σ ε; arguments are trusted.
 
     Args:
         level: in float64, one or ``[B]``.
         embedding: the level's, if the network makes one apart.
     """
     scale = right_expand(error_scale(core, level).to(x0), x0)
-    error, fraction = _error(core, x0, noise, level.to(x0), condition, guidance, embedding)
-    return scale * error, fraction
+    error, fraction, xt = _error(core, x0, noise, level.to(x0), condition, guidance, embedding)
+    return scale * error, fraction, xt
 
 
 def error_scale(core: Diffusion, level: NoiseLevel) -> Tensor:
@@ -112,18 +112,18 @@ def _error(
     guidance: float = 1.0,
     embedding: Tensor | None = None,
     autocast: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """F* − F and the variance fraction."""
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """F* − F, the variance fraction and x_t."""
     denoiser = core.denoiser
     xt = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
     if not isinstance(denoiser, Denoiser):
         prediction = denoiser(xt, level, condition, guidance)
-        return x0 - prediction.x0, prediction.variance_fraction
+        return x0 - prediction.x0, prediction.variance_fraction, xt
     half = contextlib.nullcontext() if autocast is None else torch.autocast(xt.device.type, autocast)
     with half:
         output, fraction = denoiser.evaluate(xt, level, condition, guidance, embedding)
     fraction = None if fraction is None else fraction.to(xt.dtype)
-    return _target(denoiser, x0, noise, level) - output.to(xt.dtype), fraction
+    return _target(denoiser, x0, noise, level) - output.to(xt.dtype), fraction, xt
 
 
 def _target(denoiser: Denoiser, x0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:

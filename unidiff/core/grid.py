@@ -57,12 +57,12 @@ class TimeGrid:
     @staticmethod
     def uniform(steps: int, first: float = 0.0) -> TimeGrid:
         """N even steps from ``first`` to 1."""
-        return TimeGrid(_spaced(first, 1.0, check_count("steps", steps)))
+        return TimeGrid(_spaced(_start(first), 1.0, check_count("steps", steps)))
 
     @staticmethod
     def quadratic(steps: int, first: float = 0.0) -> TimeGrid:
         """√t evenly spaced from ``first`` to 1: finer near the data."""
-        start = float(check_time("first", first))
+        start = _start(first)
         return TimeGrid(_ends(_spaced(start**0.5, 1.0, check_count("steps", steps)).square(), start))
 
     @staticmethod
@@ -91,11 +91,23 @@ class TimeGrid:
         """Read what :meth:`save` wrote. Raises ValueError, with the path, for a file that holds no grid."""
         try:
             return TimeGrid(json.loads(Path(path).read_text())["times"])
-        except (ValueError, KeyError, TypeError) as error:  # no text, no JSON, no times, or times that are no grid
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # no file, no JSON, no times, or times that are no grid
             raise ValueError(f"path must hold a time grid ({{'times': [...]}}), {path} does not: {error}") from error
 
     def __repr__(self) -> str:
         return f"TimeGrid({self.steps} steps from {self.times[0].item():g} to 1)"
+
+
+def _start(first: float) -> float:
+    start = float(check_time("first", first))
+    if not start < 1.0:
+        raise ValueError(f"first must be earlier than 1, the grid's last time, got {first}")
+    return start
 
 
 def _spaced(first: float, last: float, steps: int) -> Tensor:
@@ -112,7 +124,7 @@ def _inside(values: Tensor, ends: Tensor) -> Tensor:
 
 
 def _log_snr_ends(schedule: Schedule, first: float) -> Tensor:
-    ends = schedule.log_snr(torch.tensor([first, 1.0], dtype=torch.float64)).detach()
+    ends = schedule.log_snr(torch.tensor([_start(first), 1.0], dtype=torch.float64)).detach()
     if not torch.isfinite(ends).all():
         raise ValueError(
             f"first must be a time at which the log-SNR is finite (and so must time 1), got first = {first} "

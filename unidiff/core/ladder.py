@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_state, right_expand
+from unidiff.core.boundary import check_alike, check_finite, check_floating, check_state
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.denoising import noise_error
@@ -78,10 +78,8 @@ def draw_ladder(
     shape = (grid.steps + 1, *x0.shape)
     if noise is None:
         noise = torch.randn(shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    elif noise.shape != shape:
-        raise ValueError(f"noise must have shape {list(shape)}, one draw a level, got {list(noise.shape)}")
     else:
-        check_alike(x0=x0, noise=noise[0])
+        check_draws(noise, x0, grid.steps)
     levels = schedule.level(grid.times)
     delta = levels.log_snr.diff()
     keep, add = (_columns(v, x0) for v in ((0.5 * delta).exp(), (-torch.expm1(delta)).sqrt()))
@@ -90,6 +88,22 @@ def draw_ladder(
     for k in range(grid.steps, 0, -1):
         torch.addcmul(keep[k - 1] * eps[k], add[k - 1], noise[k - 1], out=eps[k - 1])
     return Ladder(x0, eps, noise[:-1], levels)
+
+
+def check_draws(noise: Tensor, x0: Tensor, steps: int) -> None:
+    """Refuse noise that is not one draw of N(0, I) for each of the N + 1 levels of x0's ladder.
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: another shape, dtype or device, or values that are not finite (read on the CPU only).
+    """
+    check_floating("noise", noise)
+    shape = [steps + 1, *x0.shape]
+    if list(noise.shape) != shape:
+        raise ValueError(f"noise must have shape {shape}, one draw a level, got {list(noise.shape)}")
+    check_alike(x0=x0, noise=noise[0])
+    if not noise.is_cuda:
+        check_finite("noise", noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,33 +128,49 @@ def chain_rows(
     k: Tensor,
     condition: Tensor | None = None,
     guidance: float = 1.0,
+    embedding: Tensor | None = None,
 ) -> Rows:
-    """The two kernels of steps k ``[R]`` (on the host, in 1 … N) at x_{t_k} = α x_0 + σ ε, for x0 and ε ``[R, *E]``.
+    """The two kernels of steps k ``[R]`` in 1 … N, on the chain's device, at x_{t_k} = α x_0 + σ ε; x0 and ε ``[R, *E]``.
 
-    The network is asked once, and embeds each level once. Arguments are trusted.
+    The network is asked once, and embeds each level once, unless ``embedding`` is that of all steps (:func:`embed_steps`).
+    Arguments are trusted.
+
+    Raises:
+        FloatingPointError: the network's answer is not finite (read on the CPU only: on a GPU, look at the end).
     """
     core = chain.core
-    which, inverse = torch.unique(k, return_inverse=True)
-    distinct = chain.levels[which]
-    embedding = None
-    if isinstance(core.denoiser, Denoiser):
-        embedding = core.denoiser.embed(distinct.log_snr.to(x0))
-        embedding = None if embedding is None else embedding[inverse.to(x0.device)]
-    level = distinct[inverse]
-    error, fraction = noise_error(core, x0, eps, level, condition, guidance, embedding)
-    xt = right_expand(level.alpha.to(x0), x0) * x0 + right_expand(level.sigma.to(x0), x0) * eps
+    level, row = chain.levels[k], k - 1
+    if embedding is None and isinstance(core.denoiser, Denoiser):
+        which, row = torch.unique(k, return_inverse=True)
+        embedding = core.denoiser.embed(chain.levels.log_snr[which].to(x0))
+    embedding = None if embedding is None else embedding.index_select(0, row.to(x0.device))
+    error, fraction, xt = noise_error(core, x0, eps, level, condition, guidance, embedding)
+    if not error.is_cuda and not bool(torch.isfinite(error.detach()).all()):
+        bad = int((~torch.isfinite(error.detach())).flatten(1).any(1).sum())
+        raise FloatingPointError(
+            f"the denoiser must be finite, got NaN or infinity in {bad} of {len(error)} states, or data far outside"
+        )
     gain = chain.row(chain.table.on_x0 * _noise_to_signal(chain.levels)[1:], k, x0)
     log_var = chain.row(chain.table.log_posterior_var, k, x0)
     own = chain.log_var(xt, k, level.to(x0), fraction)
     return Rows(Gaussian(-gain * eps, log_var), Gaussian(gain * error - gain * eps, own), error)
 
 
+def embed_steps(chain: ReverseChain, like: Tensor) -> Tensor | None:
+    """The network's embedding of t_1 … t_N, ``[N, ·]``, in ``like``'s dtype, if it makes one apart from the state."""
+    denoiser = chain.core.denoiser
+    return denoiser.embed(chain.levels.log_snr[1:].to(like)) if isinstance(denoiser, Denoiser) else None
+
+
 def row_blocks(ladder: Ladder, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(k, member) and ε_k of all steps 1 … N and all members, at most ``most`` rows at a time: k, member ``[R]``."""
+    """(k, member) and ε_k of all steps 1 … N and all members, at most ``most`` rows at a time: k, member ``[R]``.
+
+    All on the ladder's device: a chain beside it asks the host for nothing, and a GPU is never waited for.
+    """
     steps, batch = ladder.jumps.shape[:2]
     flat = ladder.eps[1:].flatten(0, 1)
     for start in range(0, steps * batch, most):
-        index = torch.arange(start, min(start + most, steps * batch))
+        index = torch.arange(start, min(start + most, steps * batch), device=flat.device)
         yield 1 + index // batch, index % batch, flat[start : start + most]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from unidiff.core.chain import ReverseChain
 from unidiff.core.decoders import Decoder
 from unidiff.core.gaussian import Gaussian
-from unidiff.core.ladder import Ladder, Rows, chain_rows, row_blocks
+from unidiff.core.ladder import Ladder, Rows, chain_rows, embed_steps, row_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,10 @@ def path_weights(
     """log w of the ladder's paths, the network asked for ``rows`` states at a time. Arguments are trusted."""
     steps = torch.empty(ladder.jumps.shape[:2], dtype=ladder.x0.dtype, device=ladder.x0.device).flatten()
     jumps, start = ladder.jumps.flatten(0, 1), 0
+    beside, embedding = chain.beside(ladder.x0), embed_steps(chain, ladder.x0)
     for k, member, eps in row_blocks(ladder, rows):
-        where = member.to(ladder.x0.device)
-        own = None if condition is None else condition[where]
-        found = chain_rows(chain, ladder.x0[where], eps, k, own, guidance)
+        own = None if condition is None else condition[member]
+        found = chain_rows(beside, ladder.x0.index_select(0, member), eps, k, own, guidance, embedding)
         steps[start : start + len(k)] = log_ratio(found, jumps[start : start + len(k)])
         start += len(k)
     return PathWeights(

@@ -20,6 +20,14 @@ _COUNT = 33
 _NODES = 24
 
 
+def level_of(case: Case, spread: float) -> NoiseLevel:
+    """The level at which σ/α is ``spread``, or the nearest that the schedule has."""
+    target = -2 * torch.tensor(spread, dtype=torch.float64).log()
+    low, high = case.log_snr_range
+    exact = case.schedule.level_at(target.clamp(low, high).to(case.device))
+    return NoiseLevel(*(v.detach().to(case.x0) for v in (exact.t, exact.log_snr, exact.alpha, exact.sigma)))
+
+
 class _Decoding(Algebraic):
     """A decoder at states of a few levels' noise, for each of the levels as data."""
 
@@ -29,10 +37,7 @@ class _Decoding(Algebraic):
     @staticmethod
     def asked(case: Case, decoder: Decoder, spread: float) -> tuple[Tensor, Tensor, NoiseLevel, Tensor]:
         """log p of each level ``[B, n]``, the states ``[B, 1]``, their level, and the levels ``[n]``."""
-        target = -2 * torch.tensor(spread, dtype=torch.float64).log()
-        low, high = case.log_snr_range
-        exact = case.schedule.level_at(target.clamp(low, high).to(case.device))
-        level = NoiseLevel(*(v.detach().to(case.x0) for v in (exact.t, exact.log_snr, exact.alpha, exact.sigma)))
+        level = level_of(case, spread)
         place = 2.6 * case.uniform("decoding", case.batch, 1).to(case.dtype) - 1.3
         values = Levels(_COUNT).values(case.x0)
         x0 = values.repeat(case.batch)[:, None]

@@ -109,7 +109,8 @@ class SampledBound(MonteCarlo):
         high, low = (0.5 * torch.tensor(own.log_snr_range, dtype=torch.float64).flip(0)).exp().tolist()
         marks = 2 * torch.linspace(high, low, 4, dtype=torch.float64).log()[:-1]
         grid = TimeGrid([*own.schedule.time(marks.to(own.device)).detach().tolist(), 1.0])
-        vae, x0 = HierarchicalVAE(own.core), own.x0
+        # The prior rule: where the variances are one, a KL is the same both ways.
+        vae, x0 = HierarchicalVAE(own.core, variance="prior"), own.x0
         many = x0.repeat(repeats, *[1] * (x0.ndim - 1))
         whole = vae.elbo(many, grid, generator=own.generator("whole"), rows=len(many)).diffusion.sum(0)
         whole = whole.reshape(repeats, -1).mean(1)
@@ -151,7 +152,8 @@ class ContinuousBound(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         repeats, own = 256, replace(case.heard, batch=16)
-        ends = own.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).detach()
+        first = 0.1
+        ends = own.schedule.log_snr(torch.tensor([first, 1.0], dtype=torch.float64)).detach()
         values = torch.linalg.eigvalsh(own.world.covariance.to(torch.float64))
         known = [0.5 * torch.log1p(end.exp() * values).sum() for end in ends]
         lost = known[0] - known[1]
@@ -159,7 +161,7 @@ class ContinuousBound(MonteCarlo):
         for measure in MEASURES:
             x0 = own.world.sample(16 * repeats, own.generator("information"))
             found = HierarchicalVAE(own.core).continuous_elbo(
-                x0, draws=4, repeats=2, measure=measure, generator=own.generator(measure)
+                x0, first=first, draws=4, repeats=2, measure=measure, generator=own.generator(measure)
             )
             columns.append(found.diffusion.to(torch.float64) - lost)
         return torch.stack(columns, 1), lost.expand(len(columns))

@@ -42,6 +42,7 @@ _GROUPS = (
     "evidence",
     "marginals",
     "decoding",
+    "verbs",
     "training",
     "runs",
     "draws",

@@ -21,7 +21,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from unidiff.core.boundary import check_positive
-from unidiff.core.ladder import Ladder, chain_rows, row_blocks
+from unidiff.core.ladder import Ladder, chain_rows, embed_steps, row_blocks
 from unidiff.core.trajectory import PathWeights, end_law, prior_law
 from unidiff.thermo.free_energy import tame
 from unidiff.thermo.work import Paths, ladder_of
@@ -144,10 +144,9 @@ def _closed(paths: Paths, ladder: Ladder) -> Tensor:
 
 def step_costs(paths: Paths, ladder: Ladder, rows: int = 4096) -> Tensor:
     """KL(q(x_{k−1}|x_k, x_0) ‖ p_θ(x_{k−1}|x_k)) of steps 1 … N at the ladder's states, ``[N, B]``."""
-    costs = []
+    chain, embedding, costs = paths.chain.beside(ladder.x0), embed_steps(paths.chain, ladder.x0), []
     for k, member, eps in row_blocks(ladder, rows):
-        where = member.to(ladder.x0.device)
-        own = None if paths.condition is None else paths.condition[where]
-        found = chain_rows(paths.chain, ladder.x0[where], eps, k, own, paths.guidance)
+        own = None if paths.condition is None else paths.condition[member]
+        found = chain_rows(chain, ladder.x0.index_select(0, member), eps, k, own, paths.guidance, embedding)
         costs.append(found.encoder.kl(found.decoder))
     return torch.cat(costs).reshape(ladder.jumps.shape[:2])

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count
+from unidiff.core.boundary import check_count
 from unidiff.core.chain import ReverseChain
 from unidiff.core.decoders import Decoder
-from unidiff.core.ladder import chain_rows
+from unidiff.core.ladder import chain_rows, check_draws, embed_steps
 from unidiff.core.trajectory import end_law, prior_law, reconstruction
 from unidiff.worlds import Interval, bits_per_dim
 
@@ -62,7 +62,10 @@ class ELBO:
 
     @staticmethod
     def joined(parts: list[ELBO]) -> ELBO:
-        """One batch of several."""
+        """One batch of several. Raises ValueError for none, and for ledgers of other steps or dimensions."""
+        sizes = {(len(p.diffusion), p.dim) for p in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"parts must be ledgers of one count of steps and one dimension, got {sorted(sizes)}")
         return ELBO(
             torch.cat([p.prior for p in parts]),
             torch.cat([p.diffusion for p in parts], 1),
@@ -100,22 +103,19 @@ def exact_elbo(
     """All N terms at one noised state each, as many at a time as ``rows``; the arguments of :meth:`HierarchicalVAE.elbo`."""
     steps, batch = chain.steps, x0.shape[0]
     if noise is not None:
-        if noise.shape != (steps + 1, *x0.shape):
-            raise ValueError(
-                f"noise must have shape {[steps + 1, *x0.shape]}, one draw a level, got {list(noise.shape)}"
-            )
-        check_alike(x0=x0, noise=noise[0])
+        check_draws(noise, x0, steps)
     rows = block_rows(x0) if rows is None else check_count("rows", rows)
-    costs = []
+    # Where x0 is, and the levels embedded once: on a GPU nothing in the loop waits for it.
+    beside, embedding, costs = chain.beside(x0), embed_steps(chain, x0), []
     for start in range(0, steps * batch, rows):
-        index = torch.arange(start, min(start + rows, steps * batch))
-        k, member = 1 + index // batch, (index % batch).to(x0.device)
+        index = torch.arange(start, min(start + rows, steps * batch), device=x0.device)
+        k, member = 1 + index // batch, index % batch
         if noise is None:
             eps = torch.randn((len(index), *x0.shape[1:]), generator=generator, dtype=x0.dtype, device=x0.device)
         else:
             eps = noise[1:].flatten(0, 1)[start : start + rows]
         own = None if condition is None else condition[member]
-        found = chain_rows(chain, x0[member], eps, k, own, guidance)
+        found = chain_rows(beside, x0.index_select(0, member), eps, k, own, guidance, embedding)
         costs.append(found.encoder.kl(found.decoder))
     first = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device) if noise is None else noise[0]
     return ELBO(

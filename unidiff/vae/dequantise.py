@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_state
-from unidiff.core.decoders import Levels
+from unidiff.core.decoders import Levels, check_levels
 
 
 def dequantise(x0: Tensor, levels: Levels, generator: torch.Generator | None = None) -> Tensor:
     """x_0 ``[B, *E]`` spread evenly over its cells.
 
     Raises:
-        TypeError, ValueError: x0 is no state, or holds numbers that are not on the levels.
+        TypeError, ValueError: x0 is no state, or holds numbers that are not on the levels; levels are none.
     """
     check_state("x0", x0)
-    levels.index(x0)
+    check_levels(levels).index(x0)
     u = torch.rand(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
     return x0 + levels.width * (u - 0.5)

@@ -8,13 +8,14 @@ r"""The core read as a hierarchical VAE: an encoder without parameters, and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_name
+from unidiff.core.boundary import as_sequence, check_alike, check_count, check_name, check_time
 from unidiff.core.chain import VARIANCES, ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
@@ -50,15 +51,14 @@ class HierarchicalVAE:
     def __post_init__(self) -> None:
         if not isinstance(self.core, Diffusion):
             raise TypeError(f"core must be a unidiff Diffusion, got {type(self.core).__name__}")
-        if not isinstance(self.decoder, Decoder):
-            raise TypeError(f"decoder must be a decoder (unidiff.core.decoders), got {type(self.decoder).__name__}")
+        if isinstance(self.decoder, type) or not isinstance(self.decoder, Decoder):
+            got = self.decoder if isinstance(self.decoder, type) else type(self.decoder)
+            raise TypeError(f"decoder must be a decoder (unidiff.core.decoders), got {got.__name__}")
         check_name("variance", self.variance, VARIANCES)
 
     def chain(self, grid: TimeGrid) -> ReverseChain:
         """The decoder's steps on ``grid``. Raises ValueError for one whose ends have SNR 0 or infinite."""
-        if not isinstance(grid, TimeGrid):
-            raise TypeError(f"grid must be a TimeGrid, got {type(grid).__name__}")
-        chain = self.core.chain(grid, self.variance, self.x0_variance)
+        chain = self.core.chain(_times(grid), self.variance, self.x0_variance)
         check_grid(chain)
         return chain
 
@@ -86,7 +86,8 @@ class HierarchicalVAE:
 
         Raises:
             TypeError, ValueError: x0, condition or guidance as :meth:`unidiff.Diffusion.check_batch`; data that the decoder
-                gives no likelihood; a grid whose first or last SNR is 0 or infinite; noise of another shape.
+                gives no likelihood; a grid whose first or last SNR is 0 or infinite; noise of another shape, or not finite.
+            FloatingPointError: the network's answer, or what follows from it, is NaN or infinite.
         """
         chain, condition = self._checked(x0, grid, condition, guidance)
         ledger = exact_elbo(
@@ -157,7 +158,7 @@ class HierarchicalVAE:
         Raises:
             TypeError, ValueError: as :meth:`sampled_elbo`.
         """
-        chain, condition = self._checked(x0, TimeGrid([first, 1.0]), condition, 1.0)
+        chain, condition = self._checked(x0, _from(first), condition, 1.0)
         check_count("repeats", repeats, least=2)
         terms = sampled_integral(
             self.core, x0, first, draws=draws, repeats=repeats, sampling=sampling, measure=measure, condition=condition,
@@ -184,7 +185,9 @@ class HierarchicalVAE:
         Raises:
             TypeError, ValueError: as :meth:`sampled_elbo`.
         """
-        chain, condition = self._checked(x0, TimeGrid([first, 1.0]) if grid is None else grid, condition, 1.0)
+        if grid is not None and first != 0.0:
+            raise ValueError(f"first is for the continuous bound, got first = {first} with a grid")
+        chain, condition = self._checked(x0, _from(first) if grid is None else grid, condition, 1.0)
         if grid is None:
             terms = sampled_integral(
                 self.core, x0, first, draws=draws, repeats=1, condition=condition, generator=generator
@@ -209,7 +212,7 @@ class HierarchicalVAE:
     ) -> Ladder:
         """A draw of the whole ladder x_{t_0:1} given x_0; see :func:`unidiff.core.ladder.draw_ladder`."""
         self.core.check_batch("x0", x0)
-        return draw_ladder(self.core.schedule, x0, grid, generator, noise)
+        return draw_ladder(self.core.schedule, x0, _times(grid), generator, noise)
 
     @torch.no_grad()
     def decode(
@@ -239,8 +242,9 @@ class HierarchicalVAE:
             prediction = self.core.denoiser(x, chain.levels[k].to(x), condition, guidance)
             x = chain.kernel(x, k, prediction).sample(generator, check=False)
         level = chain.levels[0].to(x)
-        guess = self.core.denoiser(x, level, condition, guidance).x0 if self.decoder.asks else None
-        return _finite(self.decoder.sample(x, level, guess, generator), x)
+        guess = self.core.denoiser(x, level, condition, guidance).x0 if self.decoder.asks else x
+        # Before the draw: a level is found by an index, and on a GPU one that is NaN ends the process.
+        return self.decoder.sample(x, level, _finite(guess, guess), generator)
 
     def reconstruct(
         self, x0: Tensor, grid: TimeGrid, to: int, *, generator: torch.Generator | None = None, **options: object
@@ -257,8 +261,9 @@ class HierarchicalVAE:
         other: Tensor,
         grid: TimeGrid,
         to: int,
-        share: Tensor,
+        share: Tensor | Sequence[float],
         *,
+        condition: Tensor | None = None,
         generator: torch.Generator | None = None,
         **options: object,
     ) -> Tensor:
@@ -269,22 +274,26 @@ class HierarchicalVAE:
         Args:
             x0, other: the ends, ``[B, *E]``.
             share: s, ``[S]`` in [0, 1].
+            condition: labels of each pair ``[B]``, or one for all.
             to, grid, options: as :meth:`reconstruct`.
 
         Raises:
             TypeError, ValueError: as :meth:`decode`; ends that are not alike; shares outside [0, 1].
         """
         place = _place("to", to, grid)
-        check_alike(x0=x0, other=other)
-        if share.ndim != 1 or not bool(((share >= 0) & (share <= 1)).all()):
-            raise ValueError(f"share must be [S] numbers in [0, 1], got {share.tolist()}")
-        self.core.check_batch("x0", x0)
+        shares = as_sequence("share", share)
+        if not shares.numel() or not bool(((shares >= 0) & (shares <= 1)).all()):
+            raise ValueError(f"share must be [S] numbers in [0, 1], S at least 1, got {shares.tolist()}")
+        condition = self.core.check_batch("x0", x0, condition)
         self.core.check_batch("other", other)
+        check_alike(x0=x0, other=other)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        mixed = torch.stack([torch.lerp(x0, other, float(s)) for s in share])
+        mixed = torch.stack([torch.lerp(x0, other, s) for s in shares.tolist()])
         law = self.core.process.marginal(mixed.flatten(0, 1), grid.times[place])
-        xt = law.sample(noise=noise.repeat(len(share), *[1] * (x0.ndim - 1)))
-        return self.decode(xt, grid, place, generator=generator, **options).reshape(mixed.shape)  # pyright: ignore
+        xt = law.sample(noise=noise.repeat(len(shares), *[1] * (x0.ndim - 1)))
+        labels = None if condition is None else condition.repeat(len(shares))
+        ends = self.decode(xt, grid, place, condition=labels, generator=generator, **options)  # pyright: ignore
+        return ends.reshape(mixed.shape)
 
     def prior(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """n draws of p(x_{t_N}); see :meth:`unidiff.Diffusion.prior`."""
@@ -305,14 +314,15 @@ class HierarchicalVAE:
         """The weights of k paths of each datum, their bound L_k and their effective number.
 
         Raises:
-            TypeError, ValueError: as :meth:`elbo`; k below 1.
+            TypeError, ValueError: as :meth:`elbo`; k or rows below 1.
         """
         check_count("k", k)
         chain, condition = self._checked(x0, grid, condition, guidance)
+        rows = block_rows(x0) if rows is None else check_count("rows", rows)
         log_w = []
         for _ in range(k):
             ladder = draw_ladder(self.core.schedule, x0, grid, generator)
-            found = path_weights(chain, self.decoder, ladder, condition, guidance, rows or block_rows(x0))
+            found = path_weights(chain, self.decoder, ladder, condition, guidance, rows)
             log_w.append(found.total)
         return ImportanceWeights(_finite(torch.stack(log_w), torch.stack(log_w)), x0[0].numel())
 
@@ -340,10 +350,22 @@ class HierarchicalVAE:
         return _finite(ledger, ledger.total)
 
 
+def _from(first: float) -> TimeGrid:
+    if not float(check_time("first", first)) < 1.0:
+        raise ValueError(f"first must be earlier than 1, got {first}")
+    return TimeGrid([first, 1.0])
+
+
+def _times(grid: TimeGrid) -> TimeGrid:
+    if not isinstance(grid, TimeGrid):
+        raise TypeError(f"grid must be a TimeGrid, got {type(grid).__name__}")
+    return grid
+
+
 def _place(argument: str, index: int | None, grid: TimeGrid) -> int:
     if index is None:
-        return grid.steps
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= grid.steps:
+        return _times(grid).steps
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= _times(grid).steps:
         raise ValueError(f"{argument} must be an index of the grid's times, 0 … {grid.steps}, got {index!r}")
     return index
 

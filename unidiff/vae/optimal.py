@@ -94,7 +94,7 @@ def optimal_variance(
                 part = slice(start, start + rows)
                 eps = _noise(x0[part], generator) if noise is None else noise[turn, k, part]
                 own = None if condition is None else condition[part]
-                error, _ = noise_error(core, x0[part], eps, levels[k], own, guidance)
+                error, _, _ = noise_error(core, x0[part], eps, levels[k], own, guidance)
                 each[k, part] += error.flatten(1).to(torch.float64).square().sum(1)
     # ‖x_0 − x̂_0‖² = (σ²/α²)‖ε − ε̂‖².
     each = (-levels.log_snr[:, None]).exp() * each.cpu() / (dim * draws)

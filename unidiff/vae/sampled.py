@@ -180,10 +180,12 @@ def _places(batch: int, draws: int, repeats: int, sampling: Sampling, generator:
 
 
 def _proposal(weights: Tensor, steps: int) -> Tensor:
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"proposal must be a tensor, got {type(weights).__name__}")
     weights = weights.detach().to("cpu", torch.float64)
     if weights.shape != (steps,) or not bool((torch.isfinite(weights) & (weights > 0)).all()):
         raise ValueError(
             f"proposal must be [{steps}] positive numbers, one for each step, got {list(weights.shape)} with "
-            f"{int((~(weights > 0)).sum())} that are not positive"
+            f"{int((~(torch.isfinite(weights) & (weights > 0))).sum())} that are not positive and finite"
         )
     return weights / weights.sum()

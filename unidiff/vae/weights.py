@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unidiff.core.boundary import check_count
 from unidiff.worlds import Interval, bits_per_dim
 
 
@@ -46,9 +47,9 @@ class ImportanceWeights:
 
     def first(self, k: int) -> Tensor:
         """The bound by every group of k paths in turn, ``[K // k, B]``: L_k from the same paths."""
-        groups = self.log_weights.shape[0] // k
-        if not 1 <= k <= self.log_weights.shape[0]:
+        if check_count("k", k) > self.log_weights.shape[0]:
             raise ValueError(f"k must lie in 1 … {self.log_weights.shape[0]}, the number of paths, got {k}")
+        groups = self.log_weights.shape[0] // k
         grouped = self.log_weights[: groups * k].reshape(groups, k, -1)
         return torch.logsumexp(grouped, 1) - math.log(k)
 
