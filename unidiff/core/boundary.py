@@ -97,7 +97,10 @@ def as_float64(argument: str, value: Any) -> Tensor:
     """A float64 tensor of ``value`` (a real number or a tensor of them), on the tensor's own device; NaN is an error."""
     if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
         raise TypeError(f"{argument} must be real, got {value.dtype if isinstance(value, Tensor) else value!r}")
-    out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    try:
+        out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{argument} must be a real number or a tensor of them, got {value!r}") from None
     if torch.isnan(out).any():
         raise ValueError(f"{argument} must not be NaN, got {_show(out)}")
     return out

@@ -45,6 +45,7 @@ _GROUPS = (
     "hybrids",
     "learning",
     "thermodynamics",
+    "thermodynamics_laws",
     "thermodynamics_paths",
     "thermodynamics_bounds",
 )

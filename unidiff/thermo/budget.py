@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence
+from unidiff.core.boundary import as_sequence, check_time
 from unidiff.core.grid import TimeGrid
-from unidiff.thermo.arguments import asked, given
+from unidiff.thermo.arguments import asked, check_noisy, given
 from unidiff.thermo.bounds import noise_entropy
 from unidiff.thermo.fluctuations import step_costs
 from unidiff.thermo.work import Paths
@@ -127,8 +127,14 @@ def measured(
     at = as_sequence("times", times)
     if at.numel() < 2 or not bool((at.diff() > 0).all()):
         raise ValueError(f"times must be two or more and increase, got {at.tolist()}")
-    for t in (at[0], at[-1]):
-        asked(view.core, view.world, float(t), x0, draws, generator)
+    for t in check_time("times", at)[[0, -1]].tolist():
+        check_noisy(view.core, t, "times")
+    asked(view.core, view.world, float(at[0]), x0, draws, generator)
+    view.core.schedule.diffusion2(at)
+    if grid is None and options:
+        raise ValueError(
+            f"grid must be given for options of the way back, got {', '.join(sorted(options))} without one"
+        )
     paths = None if grid is None else Paths.of(view.core, grid, **options)
     level = view.core.schedule.level(at)
     columns: dict[str, Tensor] = {}

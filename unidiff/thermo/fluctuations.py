@@ -105,9 +105,12 @@ def fluctuation(paths: Paths, x0: Tensor, world: World | None, generator: torch.
     """Σ on a path of Q for each datum, and on as many of P_θ; with a ``world``, the law of ``x0``, on whole paths.
 
     Raises:
-        ValueError: as :meth:`Paths.checked`; a world without a density, or a decoder of levels against one.
+        ValueError: as :meth:`Paths.checked`; fewer than two data; a world without a density, or a decoder of levels against
+            one.
     """
     paths = paths.checked(x0)
+    if len(x0) < 2:
+        raise ValueError(f"x0 must hold two data or more, for a standard error, got {len(x0)}")
     if world is not None and paths.decoder.discrete:
         raise ValueError(
             "decoder must be a ContinuousDecoder with a world, whose law is a density of data, "

@@ -23,6 +23,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from unidiff.core.boundary import check_floating
+
 ESS_LEAST, SKEW_MOST = 100.0, 0.15
 
 
@@ -59,10 +61,15 @@ def free_energy(work: Tensor, level: float = 0.995) -> FreeEnergy:
     """F from the works ``[K, B]`` of K paths each.
 
     Raises:
-        ValueError: a level outside (0, 1), works that are not finite.
+        TypeError: work is no floating-point tensor.
+        ValueError: a level outside (0, 1); works of another shape, none, or not finite.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_level(level)
+    check_floating("work", work)
+    if work.ndim != 2 or work.numel() == 0:
+        raise ValueError(
+            f"work must have shape [K, B], of one path or more for one datum or more, got {list(work.shape)}"
+        )
     if not bool(torch.isfinite(work).all()):
         raise ValueError(f"work must be finite, got {int((~torch.isfinite(work)).sum())} values that are not")
     count = work.shape[0]
@@ -86,6 +93,13 @@ def free_energy(work: Tensor, level: float = 0.995) -> FreeEnergy:
     nothing = torch.full_like(low, math.inf)
     low, high = torch.where(stated, low, -nothing), torch.where(stated, high, nothing)
     return FreeEnergy(log_mean, low, high, floor, ess, stated, level, count)
+
+
+def check_level(level: float) -> float:
+    """``level`` if it is a number in (0, 1)."""
+    if not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1), got {level!r}")
+    return level
 
 
 def skewness(values: Tensor) -> Tensor:

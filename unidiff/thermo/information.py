@@ -83,6 +83,8 @@ def data_information(
     """½∫E‖ε − ε̂‖²/sigmoid(λ + log c) dv between two log-SNRs that the schedule has, a draw for each datum, ``[B]``."""
     scale = float(x0.to(torch.float64).var(0).mean())
     start, span = v_of(low, scale), v_of(high, scale) - v_of(low, scale)
+    if span == 0.0:  # at the last time itself, where the SNR may be 0 and nothing can be asked
+        return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     v = start + span * torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
     log_snr = log_snr_of(v, scale)
     error = denoising_error(core, x0, core.schedule.time(log_snr), generator=generator).to(torch.float64)
