@@ -9,6 +9,7 @@ from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
+from tests.mutants.thermodynamics import MUTANTS_THERMODYNAMICS
 from tests.mutants.training_runs import MUTANTS_RUNS
 
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
@@ -172,4 +173,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,
     *MUTANTS_LEARNING,
+    *MUTANTS_THERMODYNAMICS,
 )  # fmt: skip
