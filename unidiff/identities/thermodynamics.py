@@ -126,7 +126,10 @@ class InformationInPlane(Quadrature):
 
 @register
 class DeBruijn(OnLine):
-    """Item 32: the entropy's rate by the score, summed along the schedule, against the entropies by density."""
+    """Item 32: the entropy's rate by the score, summed along the schedule, against the entropies by density.
+
+    Of Gaussian data in D dimensions too.
+    """
 
     name = "de-bruijn"
     statement = r"\frac{\mathrm{d}H(x_t)}{\mathrm{d}t}=fD+\frac{1}{2}g^2\,E\|\nabla\log q_t\|^2"
@@ -135,8 +138,11 @@ class DeBruijn(OnLine):
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         view, (s, t) = of_line(case), ends(case)
-        summed = over(view, lambda u: view.entropy_rate(u).value, s, t, n)
-        return summed, view.entropy(t).value - view.entropy(s).value
+        views = [view]
+        if isinstance(case.world, Gaussian):  # the whole of it, D of them, is a formula
+            views.append(Thermodynamics(case.core, case.world))
+        summed = [over(each, lambda u, each=each: each.entropy_rate(u).value, s, t, n) for each in views]
+        return torch.stack(summed), torch.stack([each.entropy(t).value - each.entropy(s).value for each in views])
 
 
 @register

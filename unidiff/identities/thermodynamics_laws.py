@@ -13,10 +13,12 @@ from torch import Tensor
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
+from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case, sampled
 from unidiff.identities.laws import Bound
 from unidiff.identities.registry import register
 from unidiff.identities.thermodynamics import OnLine, ends, line
+from unidiff.identities.window import Window
 from unidiff.thermo import Thermodynamics
 from unidiff.thermo.divergence import decay, girsanov_path
 from unidiff.worlds import Gaussian, OracleDenoiser, World
@@ -112,14 +114,19 @@ class GirsanovBound(Bound):
         return usable and sampled(case) and not case.reaches_zero_snr and case.log_snr_range[0] <= 0
 
     def excess(self, case: Case) -> tuple[float, float]:
-        s, worst = ends(case)[0], -math.inf
-        variance = float(line(case.world).variance)
+        variance, worst = float(line(case.world).variance), -math.inf
         law = Gaussian([0.0], [[variance]])
-        for off in (-0.2, 0.05):
+        # The exact denoiser from a prior that is not the data's end: there the prior is all that is paid.
+        early = Window.between(case.schedule, *case.window(0.0, 5.0))
+        for off, schedule, s in (
+            (-0.2, case.schedule, ends(case)[0]),
+            (0.05, case.schedule, ends(case)[0]),
+            (0.0, early, 0.5),
+        ):
             denoiser = _Overdone(variance, off)
-            view = Thermodynamics(Diffusion(case.schedule, denoiser), law)
-            own = self._reached(case, denoiser, s)
-            level = case.schedule.level(s)
+            view = Thermodynamics(Diffusion(schedule, denoiser), law)
+            own = self._reached(schedule, denoiser, s)
+            level = schedule.level(s)
             ratio = (float(level.alpha) ** 2 * variance + float(level.sigma) ** 2) / own
             bound = float(view.girsanov_bound(s).total)
             kl = 0.5 * (ratio - 1 - math.log(ratio))
@@ -128,17 +135,17 @@ class GirsanovBound(Bound):
         return worst, 1e-7
 
     @staticmethod
-    def _reached(case: Case, denoiser: _Overdone, s: float) -> float:
+    def _reached(schedule: Schedule, denoiser: _Overdone, s: float) -> float:
         """Var of p_θ at s: dv/dλ = 2(d log α/dλ + σ²k)v + σ² for ŝ = kz, by Runge and Kutta's method."""
-        high, low = case.schedule.log_snr(torch.tensor([s, 1.0], dtype=torch.float64)).detach().tolist()
+        high, low = schedule.log_snr(torch.tensor([s, 1.0], dtype=torch.float64)).detach().tolist()
         steps = 400
         marks = torch.linspace(low, high, 2 * steps + 1, dtype=torch.float64)
-        level = case.schedule.level_at(marks)
+        level = schedule.level_at(marks)
         alpha, sigma2 = level.alpha.detach(), level.sigma.detach() ** 2
-        shrink = 0.5 * torch.sigmoid(-marks) if case.schedule.variance_preserving else torch.zeros_like(marks)
+        shrink = 0.5 * torch.sigmoid(-marks) if schedule.variance_preserving else torch.zeros_like(marks)
         detached = NoiseLevel(level.t, marks, alpha, level.sigma.detach())
         pull = (2 * (shrink + alpha * denoiser.gain(detached) - 1)).tolist()
-        noise, h, v = sigma2.tolist(), (high - low) / steps, case.schedule.prior_std**2
+        noise, h, v = sigma2.tolist(), (high - low) / steps, schedule.prior_std**2
         for k in range(steps):
             i = 2 * k
             a = pull[i] * v + noise[i]
