@@ -25,7 +25,7 @@ MUTANTS_THERMODYNAMICS: tuple[Mutant, ...] = (
     Mutant("information from data without its ½", INFORMATION, "return 0.5 * span * error", "return span * error"),
     Mutant("information from data with the sigmoid's scale forgotten", INFORMATION, "torch.sigmoid(log_snr + math.log(scale))", "torch.sigmoid(log_snr)"),
     Mutant("v's inverse with a sign", INFORMATION, "torch.log(-torch.expm1(-v)) - math.log(scale)", "torch.log(-torch.expm1(-v)) + math.log(scale)"),
-    Mutant("what is left at the last SNR is forgotten", ESTIMATES, "Estimate(found.value + last_information(x0, last)", "Estimate(found.value"),
+    Mutant("what is left at the last SNR is forgotten", ESTIMATES, "data_information(core, x0, last, high, generator) + last_information(x0, last)", "data_information(core, x0, last, high, generator)"),
     # -- rates
     Mutant("entropy rate without the drift", MODEL, "drift * dim + half", "0 * drift * dim + half"),
     Mutant("entropy rate forgets D", MODEL, "drift * dim + half", "drift + half"),
