@@ -155,11 +155,11 @@ def test_what_no_path_starts_from_is_refused(name: str) -> None:
 
 def test_counts_levels_and_works_are_refused() -> None:
     for count in (0, -1, 2.5, True):
-        refuse(ValueError, "paths must be an integer of at least 1", lambda n=count: KNOWN.work(X, GRID, n))
-        refuse(ValueError, "paths must be an integer of at least 1", lambda n=count: KNOWN.free_energy(X, GRID, n))
+        refuse(ValueError, "paths must be an integer of at least 1", lambda n=count: KNOWN.work(X, GRID, n))  # pyright: ignore
+        refuse(ValueError, "paths must be an integer of at least 1", lambda n=count: KNOWN.free_energy(X, GRID, n))  # pyright: ignore
     for level in (0, 1, math.nan, 2, "most"):
-        refuse(ValueError, r"level must lie in \(0, 1\), got", lambda v=level: KNOWN.free_energy(X, GRID, 8, v))
-        refuse(ValueError, r"level must lie in \(0, 1\), got", lambda v=level: free_energy(torch.zeros(8, 1), v))
+        refuse(ValueError, r"level must lie in \(0, 1\), got", lambda v=level: KNOWN.free_energy(X, GRID, 8, v))  # pyright: ignore
+        refuse(ValueError, r"level must lie in \(0, 1\), got", lambda v=level: free_energy(torch.zeros(8, 1), v))  # pyright: ignore
     for shape in ((), (5,), (0, 3), (5, 0), (2, 2, 2)):
         refuse(ValueError, r"work must have shape \[K, B\]", lambda s=shape: free_energy(torch.zeros(s)))
     refuse(TypeError, "work must be a floating-point tensor, got list", lambda: free_energy([1.0]))  # pyright: ignore
