@@ -27,9 +27,9 @@ def learner(low: float) -> ud.Thermodynamics:
 @pytest.mark.parametrize("low", [-8.0, -1.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_networks_standard_error_is_what_repeats_show(name: str, low: float) -> None:
-    # 60 estimates of 400 fresh data each about one of 200 000, whose error is 22 times less. Σz² ~ χ²(60), nearly: over
-    # 60 + 6√120 = 126 by chance in 1e-6, under 18 in 1e-8. An error √3 too small gives 180 ± 33, and passes in 5%; 2 times
-    # too small 240 and 1e-3; 2 times too large 15, and passes in 8%. |Σz|/√60 < 5.5 sees a bias of one standard error.
+    # 60 estimates of 400 fresh data each about one of 200 000, whose error is 22 times less. Σz² ~ χ²(60), nearly: over 126
+    # by chance in 1e-6, under 18 in 3e-8. An error √3 too small passes in 4%, 2 times too small in 9e-4, 3 times too large
+    # in 3e-11; |Σz|/√60 < 5.5 (false alarm 4e-8) misses a bias of one standard error in 1%.
     law, view = library.gaussian(), learner(low)
     ask = getattr(view, name)
     t = float(view.core.schedule.time(1.0))
@@ -64,7 +64,7 @@ def test_the_exact_denoisers_estimates_are_the_worlds_own(name: str, schedule: s
 @pytest.mark.statistical
 def test_the_error_counts_that_the_datas_variance_is_an_estimate() -> None:
     # What is left at the last level hangs on it: without its share the variance of 800 estimates is 1.29 of what is said.
-    # The ratio's own error is √(2/800) = 0.05 and a little: 0.8 … 1.2 is four of them, 6e-5; 1.29 passes in 3%.
+    # The ratio's own error is √(2/800) = 0.05 and a little: 0.8 … 1.2 is four of them, 9e-5 by chance; 1.29 passes in 8%.
     law, view = library.gaussian(), learner(-1.0)
     t, generator = float(view.core.schedule.time(1.0)), seeded(3)
     found = [view.mutual_information(t, law.sample(400, generator), generator=generator) for _ in range(800)]
