@@ -85,7 +85,8 @@ def test_data_that_are_points_hold_the_entropy_of_their_choice() -> None:
 def test_draws_are_honest_where_nothing_else_serves(name: str) -> None:
     # In eight dimensions a mixture has draws alone; a mixture of one is a Gaussian, whose value is exact. 80 repeats:
     # Σz² ~ χ²(80) (in the limit of 1000 draws each), over 155 by chance in 1e-6 and under 28 in 1e-8. An error √3 too small
-    # passes in 7e-3, 2 times too small in 3e-5, 2 times too large in 1%; |Σz|/√80 < 5.5 (4e-8) misses a bias of one error in 3e-4.
+    # passes in 6e-3, 2 times too small in 3e-5, 2 times too large in 1%; |Σz|/√80 < 5.5 (4e-8) misses a bias of one error
+    # in 3e-4.
     # Not round: of round data the mmse's integrand is constant, and an error of 0 leaves no z.
     centre, spread = torch.linspace(-1, 1, 8, dtype=torch.float64), torch.linspace(0.1, 1.5, 8, dtype=torch.float64)
     one = GaussianMixture([1.0], centre[None], spread.diag()[None])
