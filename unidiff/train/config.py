@@ -88,7 +88,7 @@ class TrainConfig:
             :mod:`unidiff.train.pace`).
         clip: largest gradient norm (of the loss per number of a datum).
         amp: "bf16" runs the network, and it alone, in bfloat16 by autocast.
-        compile: compile the network (torch.compile).
+        compile: compile the network (torch.compile); on a GPU its kernels are then replayed as CUDA graphs.
         seed: of the parameters, the data's order, the times and the noise; below 2⁶³.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         dtype: of data and parameters.
