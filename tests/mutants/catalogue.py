@@ -11,6 +11,7 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
+from tests.mutants.thermodynamics import MUTANTS_THERMODYNAMICS
 from tests.mutants.training_runs import MUTANTS_RUNS
 
 GAUSSIAN, PROCESS, SCHEDULE = "core/gaussian.py", "core/process.py", "core/schedule.py"
@@ -175,4 +176,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_RUNS,
     *MUTANTS_LEARNING,
     *MUTANTS_BOUNDS,
+    *MUTANTS_THERMODYNAMICS,
 )  # fmt: skip

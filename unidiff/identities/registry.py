@@ -50,6 +50,7 @@ _GROUPS = (
     "hybrids",
     "learning",
     "thermodynamics",
+    "thermodynamics_laws",
     "thermodynamics_paths",
     "thermodynamics_bounds",
 )

@@ -26,16 +26,21 @@ from unidiff.thermo import Fluctuation, Thermodynamics
 from unidiff.vae import HierarchicalVAE
 from unidiff.worlds import Gaussian, PointCloud
 
+_SPAN = 1.5  # of log-SNR, where the data are faint
+
 
 def _paths_of(case: Case, most: int = 16384) -> int:
     return min(most, 1024 if case.dim > 16 else 16384)
 
 
 def _faint(case: Case, nats: float) -> tuple[Thermodynamics, TimeGrid]:
-    """The view and three steps on the part of the schedule where SNR·E‖x_0‖² is at most ``nats``, over four nats of λ."""
+    """The view and three steps on the part of the schedule where SNR·E‖x_0‖² is at most ``nats``, over 1.5 nats of λ.
+
+    Not over more: further down the data are silent, and a prior that is forgotten would be too.
+    """
     power = float(case.world.variance.sum() + case.world.mean.square().sum())
     high = math.log(nats / power)
-    inside = Window.between(case.schedule, *case.window(high - 4.0, high))
+    inside = Window.between(case.schedule, *case.window(high - _SPAN, high))
     core = Diffusion(inside, case.core.denoiser)
     return Thermodynamics(core, case.world), TimeGrid.uniform_log_snr(3, inside)
 
@@ -43,7 +48,7 @@ def _faint(case: Case, nats: float) -> tuple[Thermodynamics, TimeGrid]:
 def _reaches(case: Case) -> bool:
     """Whether the schedule has the part that :func:`_faint` asks for."""
     power = float(case.world.variance.sum() + case.world.mean.square().sum())
-    return power > 0 and case.overlaps(math.log(0.3 / power) - 4.0, math.log(0.3 / power))
+    return power > 0 and case.overlaps(math.log(0.3 / power) - _SPAN, math.log(0.3 / power))
 
 
 def _one_dtype(case: Case) -> bool:
@@ -127,11 +132,14 @@ class JointFluctuation(MonteCarlo):
         return smooth and case.exact and sampled(case) and not case.reaches_zero_snr
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        inside = Window.between(case.schedule, *case.window(-4.0, 1.0))
+        inside = Window.between(case.schedule, *case.window(-1.5, 1.0))
         own = replace(case, core=Diffusion(inside, case.core.denoiser))
         view = Thermodynamics(own.core, own.world)
         x0 = own.world.sample(16384 if own.dim > 4 else 8192, generator=own.generator("joint fluctuation"))
-        found = view.fluctuation(x0, grid_of(own, 6), joint=True, generator=own.generator("joint paths"))
+        # The prior rule: with the encoder's own variance a KL is the same both ways round.
+        found = view.fluctuation(
+            x0, grid_of(own, 6), joint=True, generator=own.generator("joint paths"), variance="prior"
+        )
         left, right = torch.sigmoid(-found.forward), torch.sigmoid(found.reverse)
         columns = torch.stack([left - right, found.forward - found.divergence], 1)
         return columns, torch.stack([right.mean(), found.divergence.mean()])
@@ -206,7 +214,7 @@ def sampled_gaussian(case: Case) -> bool:
 class CrooksRelation(MonteCarlo):
     """Item 36 with the data: W on q's path and on the path that made x_0, about the free energy in closed form.
 
-    Size: the acceptance.
+    Bennett's function about F, and about F − 1, where the two laws' places cannot be exchanged. Sizes: the acceptances.
     """
 
     name = "crooks-relation"
@@ -232,8 +240,9 @@ class CrooksRelation(MonteCarlo):
         # The same draws again, for the data that they end in.
         x0 = view.paths(grid).model(8192, like, own.generator("crooks")).x0
         free = -log_marginal(own.core, own.world, grid, x0.cpu()).to(found.forward)
-        left, right = torch.sigmoid(free - found.forward), torch.sigmoid(found.reverse - free)
-        return left - right, right.mean().reshape(1)
+        left = torch.stack([torch.sigmoid(free - found.forward - c) for c in (0, 1)], 1)
+        right = torch.stack([math.exp(-c) * torch.sigmoid(found.reverse - free + c) for c in (0, 1)], 1)
+        return left - right, right.mean(0)
 
 
 @register
@@ -252,7 +261,7 @@ class Jarzynski(MonteCarlo):
         return _gaussian(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        view, grid, x0, truth = _cheap_paths(case, 2)
+        view, grid, x0, truth = _cheap_paths(case, 2, -1.5, 1.5)
         # Estimates of 16 paths: each is an unbiased mean, and repeats of them are what is independent.
         many = x0.repeat(1024, 1)
         found = view.free_energy(many, grid, 16, generator=case.generator("jarzynski"))
@@ -281,7 +290,7 @@ class FreeEnergyInterval(Bound):
 
     def excess(self, case: Case) -> tuple[float, float]:
         repeats, level = 400, 0.9
-        view, grid, x0, truth = _cheap_paths(case, 1)
+        view, grid, x0, truth = _cheap_paths(case, 1, -6.0, 0.0)
         many = x0.repeat(repeats, 1)
         found = view.free_energy(many, grid, 256, level, case.generator("free energy interval"))
         inside = (found.low <= truth.item()) & (truth.item() <= found.high)
@@ -294,9 +303,9 @@ class FreeEnergyInterval(Bound):
         return max(misses / repeats, below / repeats, unheard), 0.0
 
 
-def _cheap_paths(case: Case, data: int) -> tuple[Thermodynamics, TimeGrid, Tensor, Tensor]:
-    """A view, a grid on which works spread little, that many data near the mean, and their log p_θ."""
-    inside = Window.between(case.schedule, *case.window(-6.0, 0.0))
+def _cheap_paths(case: Case, data: int, low: float, high: float) -> tuple[Thermodynamics, TimeGrid, Tensor, Tensor]:
+    """A view, a grid in a window of λ on which works spread little, that many data near the mean, and their log p_θ."""
+    inside = Window.between(case.schedule, *case.window(low, high))
     own = replace(case, core=Diffusion(inside, case.core.denoiser))
     assert isinstance(own.world, Gaussian)
     grid = TimeGrid.uniform_log_snr(8, inside)

@@ -115,7 +115,7 @@ class EffectivePaths(_OfNumbers):
     """
 
     name = "effective-paths"
-    statement = r"\frac{(\sum_jw_j)^2}{\sum_jw_j^2}=\frac1{\sum_j\bar w_j^2},\quad \bar w=\operatorname{softmax}\log w"
+    statement = r"\frac{(\sum_jw_j)^2}{\sum_jw_j^2}=\frac1{\sum_j\bar w_j^2},\quad \bar w=\mathrm{softmax}\log w"
     source = "Kish 1965; Burda et al. 2016, eq. 8"
     conditions = "any weights"
 
@@ -157,7 +157,7 @@ class BestProposal(_OfNumbers):
     """The proposal of a ledger has the least second moment of L/p, that of Cauchy and Schwarz. κ: the moments."""
 
     name = "best-proposal"
-    statement = r"\sum_k\frac{\mathrm{E}L_k^2}{p_k}=\Bigl(\sum_k\sqrt{\mathrm{E}L_k^2}\Bigr)^2"
+    statement = r"\sum_k\frac{\mathrm{E}L_k^2}{p_k}=\left(\sum_k\sqrt{\mathrm{E}L_k^2}\right)^2"
     source = "Nichol & Dhariwal 2021, section 3.3; Kahn & Marshall 1953"
     conditions = "any ledger"
 

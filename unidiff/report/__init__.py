@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unidiff.report.budget import budget
 from unidiff.report.html import write_html
 from unidiff.report.images import save_grid, save_samples, save_scatter
 from unidiff.report.mathematics import Formulas
@@ -14,6 +15,7 @@ __all__ = [
     "Bars",
     "Formulas",
     "Row",
+    "budget",
     "by_view",
     "print_report",
     "rows",

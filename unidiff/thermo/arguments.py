@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,8 @@ def asked(
 
     Raises:
         TypeError: x0 is no floating-point tensor.
-        ValueError: a time that is not one, outside [0, 1] or without noise; draws below 2; x0 missing, not wanted, fewer
-            than two or as :meth:`unidiff.Diffusion.check_batch`.
+        ValueError: a time that is not one, outside [0, 1], without noise or with infinite noise; draws below 2; x0
+            missing, not wanted, fewer than two or as :meth:`unidiff.Diffusion.check_batch`.
     """
     t = check_noisy(core, t)
     check_count("draws", draws, 2)
@@ -43,16 +45,35 @@ def asked(
     return t, Noised(world, float(level.alpha.detach()), float(level.sigma.detach()), draws, generator)
 
 
-def check_noisy(core: Diffusion, t: float) -> float:
-    """``t`` if it is one time in [0, 1] with σ > 0."""
-    at = check_time("t", t)
+def check_one(argument: str, t: float) -> float:
+    """``t`` if it is one time in [0, 1]."""
+    at = check_time(argument, t)
     if at.ndim != 0:
-        raise ValueError(f"t must be one time, got shape {list(at.shape)}; budget(times) takes many")
-    if float(core.schedule.sigma(at).detach()) == 0.0:
-        raise ValueError(
-            f"t must have noise (sigma > 0): without it what x_t knows of x_0 is infinite, got t = {float(at)}"
-        )
+        raise ValueError(f"{argument} must be one time, got shape {list(at.shape)}; budget(times) takes many")
     return float(at)
+
+
+def check_noisy(core: Diffusion, t: float, argument: str = "t") -> float:
+    """``t`` if it is one time in [0, 1] with noise, 0 < σ < ∞."""
+    at = check_one(argument, t)
+    sigma = float(core.schedule.sigma(at).detach())
+    if sigma == 0.0:
+        raise ValueError(
+            f"{argument} must have noise (sigma > 0): without it what x_t knows of x_0 is infinite, got t = {at}"
+        )
+    if not math.isfinite(sigma):
+        raise ValueError(f"{argument} must have finite noise, got sigma = {sigma} at t = {at}")
+    return at
+
+
+def check_heard(core: Diffusion, t: float, argument: str = "t") -> float:
+    """``t`` if it is one time in [0, 1] with noise and a positive SNR: an end of an integral over log-SNR."""
+    at = check_noisy(core, t, argument)
+    if float(core.schedule.alpha(at).detach()) == 0.0:
+        raise ValueError(
+            f"{argument} must have signal (alpha > 0), an end of an integral over log-SNR, got an SNR of 0 at t = {at}"
+        )
+    return at
 
 
 def known(world: World | None, purpose: str) -> World:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence
+from unidiff.core.boundary import as_sequence, check_time
 from unidiff.core.grid import TimeGrid
-from unidiff.thermo.arguments import asked, given
+from unidiff.thermo.arguments import asked, check_noisy, given
 from unidiff.thermo.bounds import noise_entropy
 from unidiff.thermo.fluctuations import step_costs
 from unidiff.thermo.work import Paths
@@ -36,14 +36,19 @@ class Return:
     """The way back along a grid t_0 < … < t_N.
 
     Attributes:
-        times: t_0 … t_N, ``[N + 1]``.
+        times, log_snr: t_0 … t_N and their λ, ``[N + 1]``.
         spent: the chain's KLs from t_N down to each time, ``[N + 1]``, in nats; 0 at t_N.
         spent_error: its standard error, ``[N + 1]``.
+        steps: the KL of steps 1 … N, ``[N]``, in nats.
+        steps_error: its standard error, ``[N]``.
     """
 
     times: Tensor
+    log_snr: Tensor
     spent: Tensor
     spent_error: Tensor
+    steps: Tensor
+    steps_error: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,7 @@ class Budget:
 
     Attributes:
         times, log_snr: where.
+        slope: dλ/dt there, which turns a rate per unit of t into one per unit of log-SNR.
         entropy, entropy_error: H(x_t).
         noise_entropy: H(x_t|x_0).
         information, information_error: I(x_0; x_t).
@@ -62,6 +68,7 @@ class Budget:
 
     times: Tensor
     log_snr: Tensor
+    slope: Tensor
     entropy: Tensor
     entropy_error: Tensor
     noise_entropy: Tensor
@@ -105,13 +112,12 @@ class Budget:
         return "\n".join([head, *lines])
 
 
-def returned(times: Tensor, costs: Tensor) -> Return:
-    """From the KL of steps 1 … N for each of B data ``[N, B]``."""
-    walked = costs.to(torch.float64).flip(0).cumsum(0).flip(0)
-    walked = torch.cat([walked, torch.zeros_like(walked[:1])])
-    count = walked.shape[1]
-    error = walked.std(1) / math.sqrt(count) if count > 1 else torch.full_like(walked[:, 0], math.inf)
-    return Return(times, walked.mean(1), error)
+def returned(times: Tensor, log_snr: Tensor, costs: Tensor) -> Return:
+    """From the KL of steps 1 … N for each of B ≥ 2 data ``[N, B]``."""
+    each = costs.to("cpu", torch.float64)
+    walked = torch.cat([each.flip(0).cumsum(0).flip(0), torch.zeros_like(each[:1])])
+    root = math.sqrt(each.shape[1])
+    return Return(times, log_snr, walked.mean(1), walked.std(1) / root, each.mean(1), each.std(1) / root)
 
 
 def measured(
@@ -127,8 +133,14 @@ def measured(
     at = as_sequence("times", times)
     if at.numel() < 2 or not bool((at.diff() > 0).all()):
         raise ValueError(f"times must be two or more and increase, got {at.tolist()}")
-    for t in (at[0], at[-1]):
-        asked(view.core, view.world, float(t), x0, draws, generator)
+    for t in check_time("times", at)[[0, -1]].tolist():
+        check_noisy(view.core, t, "times")
+    asked(view.core, view.world, float(at[0]), x0, draws, generator)
+    view.core.schedule.diffusion2(at)
+    if grid is None and options:
+        raise ValueError(
+            f"grid must be given for options of the way back, got {', '.join(sorted(options))} without one"
+        )
     paths = None if grid is None else Paths.of(view.core, grid, **options)
     level = view.core.schedule.level(at)
     columns: dict[str, Tensor] = {}
@@ -147,5 +159,7 @@ def measured(
         data = given(x0) if view.world is None else view.world.sample(min(draws, _PATHS), generator)
         paths = paths.checked(data)
         with torch.no_grad():
-            back = returned(paths.chain.grid.times, step_costs(paths, paths.draw(data, generator)))
-    return Budget(at, level.log_snr.detach(), noise_entropy=noise, back=back, **columns)
+            costs = step_costs(paths, paths.draw(data, generator))
+            back = returned(paths.chain.grid.times, paths.chain.levels.log_snr.detach().cpu(), costs)
+    slope = view.core.schedule.log_snr_derivative(at).detach()
+    return Budget(at, level.log_snr.detach(), slope, noise_entropy=noise, back=back, **columns)

@@ -85,13 +85,31 @@ def score_gap(first: Noised, second: Noised) -> Estimate:
     return first.mean(gap)
 
 
-def decay(schedule: Schedule, first: World, second: World, s: float, t: float, nodes: int | None = None) -> Decay:
-    """Item 33 between two times. Arguments are trusted."""
+def decay(
+    schedule: Schedule,
+    first: World,
+    second: World,
+    s: float,
+    t: float,
+    draws: int = 16384,
+    generator: torch.Generator | None = None,
+    nodes: int | None = None,
+) -> Decay:
+    """Item 33 between two times; closed forms and quadrature where ``first`` has them, else ``draws``. Trusted."""
     levels = schedule.level(torch.tensor([s, t], dtype=torch.float64))
     ends = [
-        relative_entropy(Noised(first, *scales), Noised(second, *scales))
+        relative_entropy(Noised(first, *scales, draws, generator), Noised(second, *scales))
         for scales in zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
     ]
+    if not integrable(first) and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
+        mine = first.to(torch.float64)
+        theirs = second.to(torch.float64, mine.device)
+
+        def gap(z: Tensor, level: NoiseLevel) -> Tensor:
+            ours, other = (law.diffuse(level.alpha, level.sigma).score(z, check=False) for law in (mine, theirs))
+            return 0.5 * level.sigma.square() * (ours - other).flatten(1).square().sum(1)
+
+        return Decay(ends[0], ends[1], drawn(schedule, levels, mine, gap, draws, generator))
 
     def rate(level: NoiseLevel) -> Tensor:
         scales = float(level.alpha), float(level.sigma)
@@ -131,14 +149,27 @@ def girsanov_path(
 
         return along(core.schedule, levels, rate, nodes)
     wide = world.to(torch.float64)
-    x0 = wide.sample(draws, generator)
+    return drawn(core.schedule, levels, wide, lambda z, level: gap(z, level, wide), draws, generator)
+
+
+@torch.no_grad()
+def drawn(
+    schedule: Schedule,
+    levels: NoiseLevel,
+    world: World,
+    rate: Callable[[Tensor, NoiseLevel], Tensor],
+    draws: int,
+    generator: torch.Generator | None,
+) -> Estimate:
+    """∫E ``rate`` dλ between two levels (the earlier first), from draws of (λ, z); ``rate`` of z ``[n, *E]`` is ``[n]``."""
+    x0 = world.sample(draws, generator)
     high, low = levels.log_snr.tolist()
     u = torch.rand(draws, generator=generator, dtype=torch.float64, device=x0.device)
-    level = core.schedule.level_at(low + (high - low) * u)
+    level = schedule.level_at(low + (high - low) * u)
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
     z = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
-    blocks = torch.arange(draws, device=x0.device).split(max(1, 2**16 // wide.dim))
-    return monte_carlo((high - low) * torch.cat([gap(z[i], level[i], wide) for i in blocks]))
+    blocks = torch.arange(draws, device=x0.device).split(max(1, 2**16 // world.dim))
+    return monte_carlo((high - low) * torch.cat([rate(z[i], level[i]) for i in blocks]))
 
 
 def along(

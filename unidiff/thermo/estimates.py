@@ -27,8 +27,7 @@ from unidiff.worlds.estimate import monte_carlo
 def information(core: Diffusion, x0: Tensor, t: float, generator: torch.Generator | None) -> Estimate:
     """I(x_0; x_t) from data ``[B, *E]``."""
     high, last = core.schedule.log_snr(torch.tensor([t, 1.0], dtype=torch.float64)).detach().tolist()
-    found = monte_carlo(data_information(core, x0, last, high, generator))
-    return Estimate(found.value + last_information(x0, last), found.standard_error, found.law)
+    return monte_carlo(data_information(core, x0, last, high, generator) + last_information(x0, last))
 
 
 @torch.no_grad()
@@ -58,5 +57,4 @@ def relative_entropy(
     reference = Gaussian(torch.zeros_like(wide), torch.full_like(wide[:1], math.log(variance)))
     each = core.process.marginal(wide, t).kl(reference)
     high, last = core.schedule.log_snr(torch.tensor([t, 1.0], dtype=torch.float64)).detach().tolist()
-    found = monte_carlo(each - data_information(core, x0, last, high, generator))
-    return Estimate(found.value - last_information(x0, last), found.standard_error, found.law)
+    return monte_carlo(each - data_information(core, x0, last, high, generator) - last_information(x0, last))

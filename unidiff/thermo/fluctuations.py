@@ -105,9 +105,12 @@ def fluctuation(paths: Paths, x0: Tensor, world: World | None, generator: torch.
     """Σ on a path of Q for each datum, and on as many of P_θ; with a ``world``, the law of ``x0``, on whole paths.
 
     Raises:
-        ValueError: as :meth:`Paths.checked`; a world without a density, or a decoder of levels against one.
+        ValueError: as :meth:`Paths.checked`; fewer than two data; a world without a density, or a decoder of levels against
+            one.
     """
     paths = paths.checked(x0)
+    if len(x0) < 2:
+        raise ValueError(f"x0 must hold two data or more, for a standard error, got {len(x0)}")
     if world is not None and paths.decoder.discrete:
         raise ValueError(
             "decoder must be a ContinuousDecoder with a world, whose law is a density of data, "
@@ -118,7 +121,7 @@ def fluctuation(paths: Paths, x0: Tensor, world: World | None, generator: torch.
         model = ladder_of(paths.chain, x0, model.states)
     weights = paths.weigh(ladder)
     forward = _entropy(weights, ladder, world)
-    divergence = forward + weights.prior + weights.steps.sum(0) + _closed(paths, ladder)
+    divergence = _of_data(weights, ladder, world) + _closed(paths, ladder)
     return Fluctuation(forward, _entropy(paths.weigh(model), model, world), divergence)
 
 
@@ -132,9 +135,14 @@ def crooks(paths: Paths, n: int, like: Tensor, generator: torch.Generator | None
 
 def _entropy(weights: PathWeights, ladder: Ladder, world: World | None) -> Tensor:
     """Σ, ``[B]``."""
+    return _of_data(weights, ladder, world) - weights.prior - weights.steps.sum(0)
+
+
+def _of_data(weights: PathWeights, ladder: Ladder, world: World | None) -> Tensor:
+    """Σ's part log q(x_0) − log p(x_0|x_{t_0}) on whole paths, ``[B]``; 0 of z given the data."""
     if world is None:
-        return -(weights.prior + weights.steps.sum(0))
-    return world.log_prob(ladder.x0.to(world.dtype)).to(ladder.x0) - weights.total
+        return torch.zeros_like(weights.prior)
+    return world.log_prob(ladder.x0.to(world.dtype)).to(ladder.x0) - weights.decoder
 
 
 def _closed(paths: Paths, ladder: Ladder) -> Tensor:

@@ -83,16 +83,23 @@ def data_information(
     """½∫E‖ε − ε̂‖²/sigmoid(λ + log c) dv between two log-SNRs that the schedule has, a draw for each datum, ``[B]``."""
     scale = float(x0.to(torch.float64).var(0).mean())
     start, span = v_of(low, scale), v_of(high, scale) - v_of(low, scale)
+    if span == 0.0:  # at the last time itself, where the SNR may be 0 and nothing can be asked
+        return torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     v = start + span * torch.rand(len(x0), generator=generator, dtype=torch.float64, device=x0.device)
     log_snr = log_snr_of(v, scale)
     error = denoising_error(core, x0, core.schedule.time(log_snr), generator=generator).to(torch.float64)
     return 0.5 * span * error / torch.sigmoid(log_snr + math.log(scale))
 
 
-def last_information(x0: Tensor, log_snr: float) -> float:
-    """½D log(1 + c·SNR): no more is known of data of mean variance c at this log-SNR, in nats."""
-    wide = x0.to(torch.float64)
-    return 0.5 * wide[0].numel() * v_of(log_snr, float(wide.var(0).mean()))
+def last_information(x0: Tensor, log_snr: float) -> Tensor:
+    """½D log(1 + c·SNR): no more is known of data of mean variance c at this log-SNR, in nats.
+
+    A share for each datum, ``[B]``: their mean is it, their spread what c is uncertain by (the delta method).
+    """
+    wide = x0.to(torch.float64).flatten(1)
+    own, scale = (wide - wide.mean(0)).square().mean(1), float(wide.var(0).mean())
+    slope = torch.sigmoid(torch.tensor(log_snr, dtype=torch.float64) + math.log(scale))  # dv/d log c
+    return 0.5 * wide.shape[1] * (v_of(log_snr, scale) + slope.to(own) * (own / own.mean() - 1))
 
 
 def v_of(log_snr: float, scale: float) -> float:

@@ -22,16 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_times
+from unidiff.core.boundary import check_count, check_floating, check_times
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.thermo import estimates
-from unidiff.thermo.arguments import asked, check_noisy, given, known
+from unidiff.thermo.arguments import asked, check_heard, check_noisy, check_one, given, known
 from unidiff.thermo.bounds import EntropyBounds, entropy_bounds, noise_entropy
 from unidiff.thermo.budget import Budget, measured
 from unidiff.thermo.divergence import Decay, GirsanovBound, decay, girsanov_path
 from unidiff.thermo.fluctuations import Crooks, Fluctuation, crooks, fluctuation
-from unidiff.thermo.free_energy import FreeEnergy, free_energy
+from unidiff.thermo.free_energy import FreeEnergy, check_level, free_energy
 from unidiff.thermo.information import world_information
 from unidiff.thermo.work import Paths, Work, work
 from unidiff.worlds import Estimate, World
@@ -108,8 +108,9 @@ class Thermodynamics:
         self, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
     ) -> Estimate:
         """dH(x_t)/dt = fD + ½g²R, ``[]``, in nats per unit of t. As :meth:`entropy`; an error too where λ has no slope."""
-        found = self.fisher_information(t, x0, draws, generator)
+        check_noisy(self.core, t)
         drift, half = self.core.schedule.drift(t).detach(), 0.5 * self.core.schedule.diffusion2(t).detach()
+        found = self.fisher_information(t, x0, draws, generator)
         dim = math.prod(self.core.event_shape)
         return Estimate(drift * dim + half * found.value.cpu(), half * found.standard_error.cpu(), found.law)
 
@@ -118,12 +119,11 @@ class Thermodynamics:
     ) -> Estimate:
         """½g²E‖∇ log q_t + x_t/r²‖² ≥ 0, ``[]``, in nats per unit of t: how fast :meth:`kl_to_prior` falls."""
         t, noised = asked(self.core, self.world, t, x0, draws, generator)
-        variance = self.reference_variance(t)
+        half, variance = 0.5 * self.core.schedule.diffusion2(t).detach(), self.reference_variance(t)
         if noised is None:
             found = estimates.relative_fisher(self.core, given(x0), t, variance, generator)
         else:
             found = noised.relative_fisher(variance)
-        half = 0.5 * self.core.schedule.diffusion2(t).detach()
         return Estimate(half * found.value.cpu(), half * found.standard_error.cpu(), found.law)
 
     def kl_to_prior(
@@ -149,7 +149,11 @@ class Thermodynamics:
         return world_information(noised.world, -math.inf, high, draws, generator)
 
     def reference_variance(self, t: float) -> float:
-        """r_t² of the law N(0, r_t²I) that the forward process carries into the prior: 1 when VP, σ_t² when VE."""
+        """r_t² of the law N(0, r_t²I) that the forward process carries into the prior: 1 when VP, σ_t² when VE.
+
+        Raises ValueError for t outside [0, 1] or not one time.
+        """
+        t = check_one("t", t)
         vp = self.core.schedule.variance_preserving
         return self.core.schedule.prior_std**2 if vp else float(self.core.schedule.sigma(t).detach()) ** 2
 
@@ -157,27 +161,30 @@ class Thermodynamics:
         self, s: float, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
     ) -> EntropyBounds:
         """H(x_s|x_t) and its bounds, s < t. Arguments and errors of :meth:`entropy`; not s < t."""
-        check_times(s, t)
+        s, t = self._pair(s, t)
         at_s, at_t = (self.entropy(v, x0, draws, generator) for v in (s, t))
-        return entropy_bounds(self.core.schedule, math.prod(self.core.event_shape), float(s), float(t), at_s, at_t)
+        return entropy_bounds(self.core.schedule, math.prod(self.core.event_shape), s, t, at_s, at_t)
 
     # -- between laws ------------------------------------------------------------------------------------------------
 
-    def relative_entropy_decay(self, other: World, s: float, t: float) -> Decay:
+    def relative_entropy_decay(
+        self, other: World, s: float, t: float, draws: int = DRAWS, generator: torch.Generator | None = None
+    ) -> Decay:
         """KL(q_s ‖ p_s) and KL(q_t ‖ p_t) of this world and another, s < t, and ½∫g²E‖∇log q − ∇log p‖² between.
 
         Raises:
             TypeError: other is no World.
-            ValueError: no world of its own, another shape, not s < t, no noise at s.
+            ValueError: no world of its own, another shape, not s < t, no noise at s, no signal at t, draws below 2.
         """
         world = known(self.world, "relative_entropy_decay")
         if not isinstance(other, World):
             raise TypeError(f"other must be a unidiff World, got {type(other).__name__}")
         if other.event_shape != world.event_shape or other.batch is not None:
             raise ValueError(f"other must be one law of shape {list(world.event_shape)}, got {other!r}")
-        check_times(s, t)
-        check_noisy(self.core, s)
-        return decay(self.core.schedule, world, other, float(s), float(t))
+        s, t = self._pair(s, t)
+        check_heard(self.core, t)
+        check_count("draws", draws, 2)
+        return decay(self.core.schedule, world, other, s, t, draws, generator)
 
     def girsanov_bound(self, s: float, draws: int = DRAWS, generator: torch.Generator | None = None) -> GirsanovBound:
         """A bound on KL(q_s ‖ p_θ), p_θ what the reverse SDE makes of the prior by the core's own score.
@@ -186,13 +193,18 @@ class Thermodynamics:
             ValueError: no world, no noise at s, s = 1, zero SNR at t = 1, draws below 2.
         """
         world = known(self.world, "girsanov_bound")
-        check_times(s, 1.0)
-        check_noisy(self.core, s)
+        s, _ = self._pair(s, 1.0)
         check_count("draws", draws, 2)
         if float(self.core.schedule.alpha(1.0).detach()) == 0.0:
             raise ValueError("schedule must end where the SNR is positive for girsanov_bound's integral over it, got 0")
-        path = girsanov_path(self.core, world, float(s), draws, generator)
+        path = girsanov_path(self.core, world, s, draws, generator)
         return GirsanovBound(self.kl_to_prior(1.0, draws=draws, generator=generator), path)
+
+    def _pair(self, s: float, t: float) -> tuple[float, float]:
+        """Two times, s < t, both with noise."""
+        s, t = check_one("s", s), check_one("t", t)
+        check_times(s, t)
+        return check_noisy(self.core, s, "s"), check_noisy(self.core, t)
 
     # -- along paths ---------------------------------------------------------------------------------------------------
 
@@ -228,8 +240,7 @@ class Thermodynamics:
         **options: Any,
     ) -> FreeEnergy:
         """F = −log p_θ(x_0) of each datum by Jarzynski's equality; as :meth:`work`, and a level outside (0, 1)."""
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level must lie in (0, 1), got {level}")
+        check_level(level)
         return free_energy(self.work(x0, grid, paths, generator, **options).total, level)
 
     def fluctuation(
@@ -248,8 +259,11 @@ class Thermodynamics:
             joint: of whole paths, data included: Q is the world's law of (x_0, z); else of z given each x_0.
 
         Raises:
-            TypeError, ValueError: as :meth:`work`; joint, or a number for x0, without a world; a world without a density.
+            TypeError, ValueError: as :meth:`work`; fewer than two data; joint, or a number for x0, without a world; a world
+                without a density.
         """
+        if not isinstance(x0, (Tensor, int)):
+            raise TypeError(f"x0 must be data [B, *E], or how many to draw of the world, got {type(x0).__name__}")
         if not isinstance(x0, Tensor):
             x0 = known(self.world, "fluctuation of data to be drawn").sample(check_count("x0", x0, 2), generator)
         law = known(self.world, "joint fluctuation") if joint else None
@@ -263,9 +277,14 @@ class Thermodynamics:
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> Crooks:
-        """W both ways for n data that the chain itself draws; in ``like``'s dtype and on its device (float32, CPU)."""
+        """W both ways for n data that the chain itself draws; in ``like``'s dtype and on its device (float32, CPU).
+
+        Raises:
+            TypeError, ValueError: as :meth:`paths`; n below 2; a like that is no floating-point tensor, in half precision,
+                or of another dtype or device than the network's.
+        """
         check_count("n", n, 2)
-        like = torch.empty(0) if like is None else like
+        like = check_floating("like", torch.empty(0) if like is None else like)
         return crooks(self.paths(grid, **options), n, like, generator)
 
     # -- all of it -----------------------------------------------------------------------------------------------------
@@ -287,6 +306,6 @@ class Thermodynamics:
             grid, options: of the way back; as :meth:`work`.
 
         Raises:
-            ValueError: as :meth:`entropy` and :meth:`work`; times that do not increase.
+            ValueError: as :meth:`entropy` and :meth:`work`; times that do not increase; options without a grid.
         """
         return measured(self, times, x0, grid, draws, generator, options)

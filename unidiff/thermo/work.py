@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_condition, check_count
+from unidiff.core.boundary import check_condition, check_count, check_floating
 from unidiff.core.chain import ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
@@ -120,7 +120,8 @@ class Paths:
         return Paths(self.chain, self.decoder, condition, self.guidance)
 
     def draw(self, x0: Tensor, generator: torch.Generator | None) -> Ladder:
-        """A path of q(z|x_0) for each datum."""
+        """A path of q(z|x_0) for each datum. Raises as :meth:`unidiff.Diffusion.check_batch`."""
+        self.chain.core.check_batch("x0", x0)
         return draw_ladder(self.chain.core.schedule, x0, self.chain.grid, generator)
 
     @torch.no_grad()
@@ -134,9 +135,12 @@ class Paths:
         """n paths of p_θ itself, from the prior to data, as ladders of the data that they end in.
 
         Raises:
-            ValueError: labels, not one or n of them.
+            TypeError: like is no floating-point tensor.
+            ValueError: n below 1; labels, not one or n of them; like in half precision, or not as the network is.
         """
         chain, core = self.chain, self.chain.core
+        check_count("n", n)
+        core.check_batch("like", check_floating("like", like).new_zeros((1, *core.event_shape)))
         classes = getattr(core.denoiser, "num_classes", None)
         condition = check_condition(self.condition, self.guidance, n, classes)
         x = core.prior(n, generator, like)
