@@ -99,7 +99,7 @@ def test_two_times_are_refused_by_name(name: str) -> None:
         (0.1, 1.5, ValueError, r"t must lie in \[0, 1\]"),
         (math.nan, 0.5, ValueError, "s must not be NaN"),
         (torch.tensor([0.1]), 0.5, ValueError, r"s must be one time, got shape \[1\]"),
-        ("a", 0.5, TypeError, "s must be a real number"),
+        ("a", 0.5, TypeError, "s must be a number"),
     ):
         refuse(kind, message, lambda s=s, t=t: ask(s, t))
     refuse(ValueError, r"s must have noise .* got t = 0", lambda: LINEAR.entropy_bounds(0.0, 0.5))

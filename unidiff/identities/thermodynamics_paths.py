@@ -135,7 +135,7 @@ class JointFluctuation(MonteCarlo):
         inside = Window.between(case.schedule, *case.window(-1.5, 1.0))
         own = replace(case, core=Diffusion(inside, case.core.denoiser))
         view = Thermodynamics(own.core, own.world)
-        x0 = own.world.sample(16384 if own.dim > 4 else 8192, generator=own.generator("joint fluctuation"))
+        x0 = own.world.sample(16384 if own.dim > 4 else 12288, generator=own.generator("joint fluctuation"))
         # The prior rule: with the encoder's own variance a KL is the same both ways round.
         found = view.fluctuation(
             x0, grid_of(own, 6), joint=True, generator=own.generator("joint paths"), variance="prior"

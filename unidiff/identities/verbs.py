@@ -115,7 +115,7 @@ class EffectivePaths(_OfNumbers):
     """
 
     name = "effective-paths"
-    statement = r"\frac{(\sum_jw_j)^2}{\sum_jw_j^2}=\frac1{\sum_j\bar w_j^2},\quad \bar w=\mathrm{softmax}\log w"
+    statement = r"\frac{(\sum_jw_j)^2}{\sum_jw_j^2}=\frac{1}{\sum_j\bar w_j^2},\quad \bar w=\mathrm{softmax}\log w"
     source = "Kish 1965; Burda et al. 2016, eq. 8"
     conditions = "any weights"
 
@@ -134,7 +134,7 @@ class JackknifedBound(_OfNumbers):
     """The sampled ledger's error bars against the jackknife's, which leaves out one repeat at a time. κ: the sum's size."""
 
     name = "jackknifed-bound"
-    statement = r"\frac{s^2}R=\frac{R-1}R\sum_r(\bar L_{(r)}-\bar L)^2"
+    statement = r"\frac{s^2}{R}=\frac{R-1}{R}\sum_r(\bar L_{(r)}-\bar L)^2"
     source = "Quenouille 1956; Efron & Stein 1981"
     conditions = "any repeats"
 
@@ -197,7 +197,7 @@ class DecoderFactorises(_OfNumbers):
 
 @register
 class DecoderDraws(MonteCarlo):
-    """How often a draw falls on each level, if not too rare, against what is told of it. Size: 1, of all of them.
+    """How often a draw falls on each level, if neither rare nor sure, against what is told of it. Size: 1, of all of them.
 
     A continuous draw: its deviation's first two moments, in the units of s.
     """
@@ -222,7 +222,7 @@ class DecoderDraws(MonteCarlo):
                 few = many[: len(values)]
                 told = decoder.log_prob(values[:, None], level.alpha * few, level, few).exp()
                 fell = (_LEVELS.index(drawn) == torch.arange(len(values), device=case.device)).to(told)
-                columns.append((fell - told)[:, told > 0.01])
+                columns.append((fell - told)[:, (told > 0.01) & (told < 0.99)])
             drawn = ContinuousDecoder(std=0.3).sample(many, level, many, case.generator(f"normal at {place}"))
             z = (drawn - many) / 0.3
             columns.append(torch.cat([z, z.square() - 1], 1))
