@@ -266,7 +266,7 @@ class MeasuredVariance(MonteCarlo):
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         low, high = case.window(-3.0, 3.0)
         marks = torch.tensor([5 * high + low, 3 * high + 3 * low, high + 5 * low], dtype=torch.float64) / 6
-        times, size, blocks = case.schedule.time(marks.to(case.device)).detach().cpu(), 64, 448
+        times, size, blocks = case.schedule.time(marks.to(case.device)).detach().cpu(), 64, 640
         grid = TimeGrid([0.5 * float(times[0]), *times.tolist(), 1.0])
         core = case.core
         level = core.schedule.level(grid.times[1:4])

@@ -236,9 +236,9 @@ class CrooksRelation(MonteCarlo):
         grid, view = grid_of(own, 6), Thermodynamics(own.core, own.world)
         like = torch.empty(0, dtype=own.dtype, device=own.device)
         generator = own.generator("crooks")
-        found = view.crooks(8192, grid, like, generator)
+        found = view.crooks(12288, grid, like, generator)
         # The same draws again, for the data that they end in.
-        x0 = view.paths(grid).model(8192, like, own.generator("crooks")).x0
+        x0 = view.paths(grid).model(12288, like, own.generator("crooks")).x0
         free = -log_marginal(own.core, own.world, grid, x0.cpu()).to(found.forward)
         left = torch.stack([torch.sigmoid(free - found.forward - c) for c in (0, 1)], 1)
         right = torch.stack([math.exp(-c) * torch.sigmoid(found.reverse - free + c) for c in (0, 1)], 1)
