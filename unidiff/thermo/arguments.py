@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_time
+from unidiff.core.boundary import check_count, check_generator, check_time
 from unidiff.core.diffusion import Diffusion
 from unidiff.thermo.averages import Noised
 from unidiff.worlds import World
@@ -38,7 +38,9 @@ def asked(
             raise ValueError(f"x0 must hold two data or more, for a standard error, got {len(x0)}")
         if not bool(x0.detach().var(0).sum() > 0):
             raise ValueError(f"x0 must hold data that differ, got {len(x0)} times the same")
+        check_generator(generator, x0.device)
         return t, None
+    check_generator(generator, world.device)
     if x0 is not None:
         raise ValueError("x0 must be left out with a world, whose own law is measured; or leave out the world")
     level = core.schedule.level(t)

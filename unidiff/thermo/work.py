@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_condition, check_count, check_floating
+from unidiff.core.boundary import check_condition, check_count, check_floating, check_generator
 from unidiff.core.chain import ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
@@ -122,6 +122,7 @@ class Paths:
     def draw(self, x0: Tensor, generator: torch.Generator | None) -> Ladder:
         """A path of q(z|x_0) for each datum. Raises as :meth:`unidiff.Diffusion.check_batch`."""
         self.chain.core.check_batch("x0", x0)
+        check_generator(generator, x0.device)
         return draw_ladder(self.chain.core.schedule, x0, self.chain.grid, generator)
 
     @torch.no_grad()
@@ -141,6 +142,7 @@ class Paths:
         chain, core = self.chain, self.chain.core
         check_count("n", n)
         core.check_batch("like", check_floating("like", like).new_zeros((1, *core.event_shape)))
+        check_generator(generator, like.device)
         classes = getattr(core.denoiser, "num_classes", None)
         condition = check_condition(self.condition, self.guidance, n, classes)
         x = core.prior(n, generator, like)

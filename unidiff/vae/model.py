@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence, check_alike, check_count, check_name, check_time
+from unidiff.core.boundary import as_sequence, check_alike, check_count, check_generator, check_name, check_time
 from unidiff.core.chain import VARIANCES, ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
@@ -89,7 +89,7 @@ class HierarchicalVAE:
                 gives no likelihood; a grid whose first or last SNR is 0 or infinite; noise of another shape, or not finite.
             FloatingPointError: the network's answer, or what follows from it, is NaN or infinite.
         """
-        chain, condition = self._checked(x0, grid, condition, guidance)
+        chain, condition = self._checked(x0, grid, condition, guidance, generator)
         ledger = exact_elbo(
             chain, x0, self.decoder, condition=condition, guidance=guidance, generator=generator, noise=noise, rows=rows
         )
@@ -122,7 +122,7 @@ class HierarchicalVAE:
             TypeError, ValueError: as :meth:`elbo`; an unknown sampling, draws below 1, repeats below 2, a proposal that is
                 not ``[N]`` positive numbers.
         """
-        chain, condition = self._checked(x0, grid, condition, guidance)
+        chain, condition = self._checked(x0, grid, condition, guidance, generator)
         check_count("repeats", repeats, least=2)
         if sampling == "importance" and proposal is None:
             few = None if condition is None else condition[:_PILOT]
@@ -158,7 +158,7 @@ class HierarchicalVAE:
         Raises:
             TypeError, ValueError: as :meth:`sampled_elbo`.
         """
-        chain, condition = self._checked(x0, _from(first), condition, 1.0)
+        chain, condition = self._checked(x0, _from(first), condition, 1.0, generator)
         check_count("repeats", repeats, least=2)
         terms = sampled_integral(
             self.core, x0, first, draws=draws, repeats=repeats, sampling=sampling, measure=measure, condition=condition,
@@ -187,7 +187,7 @@ class HierarchicalVAE:
         """
         if grid is not None and first != 0.0:
             raise ValueError(f"first is for the continuous bound, got first = {first} with a grid")
-        chain, condition = self._checked(x0, _from(first) if grid is None else grid, condition, 1.0)
+        chain, condition = self._checked(x0, _from(first) if grid is None else grid, condition, 1.0, generator)
         if grid is None:
             terms = sampled_integral(
                 self.core, x0, first, draws=draws, repeats=1, condition=condition, generator=generator
@@ -212,6 +212,7 @@ class HierarchicalVAE:
     ) -> Ladder:
         """A draw of the whole ladder x_{t_0:1} given x_0; see :func:`unidiff.core.ladder.draw_ladder`."""
         self.core.check_batch("x0", x0)
+        check_generator(generator, x0.device)
         return draw_ladder(self.core.schedule, x0, _times(grid), generator, noise)
 
     @torch.no_grad()
@@ -237,6 +238,7 @@ class HierarchicalVAE:
         """
         chain = self.chain(grid)
         condition = self.core.check_batch("xt", xt, condition, guidance)
+        check_generator(generator, xt.device)
         x = xt
         for k in range(_place("start", start, grid), 0, -1):
             prediction = self.core.denoiser(x, chain.levels[k].to(x), condition, guidance)
@@ -252,6 +254,7 @@ class HierarchicalVAE:
         """x_0 encoded to x_{t_to} and decoded again, ``[B, *E]``; the options and errors of :meth:`decode`."""
         place = _place("to", to, grid)
         self.core.check_batch("x0", x0)
+        check_generator(generator, x0.device)
         xt = self.core.process.marginal(x0, grid.times[place]).sample(generator)
         return self.decode(xt, grid, place, generator=generator, **options)  # pyright: ignore
 
@@ -287,6 +290,7 @@ class HierarchicalVAE:
         condition = self.core.check_batch("x0", x0, condition)
         self.core.check_batch("other", other)
         check_alike(x0=x0, other=other)
+        check_generator(generator, x0.device)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         mixed = torch.stack([torch.lerp(x0, other, s) for s in shares.tolist()])
         law = self.core.process.marginal(mixed.flatten(0, 1), grid.times[place])
@@ -317,7 +321,7 @@ class HierarchicalVAE:
             TypeError, ValueError: as :meth:`elbo`; k or rows below 1.
         """
         check_count("k", k)
-        chain, condition = self._checked(x0, grid, condition, guidance)
+        chain, condition = self._checked(x0, grid, condition, guidance, generator)
         rows = block_rows(x0) if rows is None else check_count("rows", rows)
         log_w = []
         for _ in range(k):
@@ -329,9 +333,15 @@ class HierarchicalVAE:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _checked(
-        self, x0: Tensor, grid: TimeGrid, condition: Tensor | None, guidance: float
+        self,
+        x0: Tensor,
+        grid: TimeGrid,
+        condition: Tensor | None,
+        guidance: float,
+        generator: torch.Generator | None,
     ) -> tuple[ReverseChain, Tensor | None]:
         condition = self.core.check_batch("x0", x0, condition, guidance)
+        check_generator(generator, x0.device)
         self.decoder.check(x0)
         return self.chain(grid), condition
 
