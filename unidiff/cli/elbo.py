@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BLOCK = 128
 """Data measured at once."""
+REPEATS = 4
+"""Of the drawn terms, which tell their error."""
 DECODERS = ("auto", "continuous", "discretised", "categorical")
 GRIDS = ("uniform", "log-snr")
 PASS = 512
@@ -39,6 +41,8 @@ class ElboOptions:
         variance: of the chain's steps: posterior, prior, optimal (the exact denoiser's, or by a pass over data) or learned.
         decoder: of the last step: continuous (a density), discretised or categorical (probabilities of levels); auto is
             discretised for bytes and digits, else continuous.
+        draws: terms of each datum in each of 4 repeats, drawn in strata, in place of all the steps; 0 for all. The picture
+            is then of the first 128 data.
         paths: paths of each datum for the importance-weighted bound beside the ledger; 0 for none.
         condition: a class, or "labels", each datum's own; None is the unconditional model.
         device: where to compute.
@@ -57,6 +61,7 @@ class ElboOptions:
     first: float | None = None
     variance: str = "posterior"
     decoder: str = "auto"
+    draws: int = 0
     paths: int = 0
     condition: str | None = None
     device: str = "cpu"
@@ -72,6 +77,7 @@ class ElboOptions:
 
         check_count("n", self.n, least=2)
         check_count("steps", self.steps)
+        check_count("draws", self.draws, 0)
         check_count("paths", self.paths, 0)
         check_name("variance", self.variance, VARIANCES)
         check_name("decoder", self.decoder, DECODERS)
@@ -108,7 +114,7 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
 
     from unidiff.report import Bars
     from unidiff.report.ledger import ledger
-    from unidiff.vae import ELBO, HierarchicalVAE
+    from unidiff.vae import ELBO, HierarchicalVAE, SampledELBO
     from unidiff.worlds import Interval, PointCloud
 
     data, world, _ = measured_on(options, core)
@@ -119,18 +125,24 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     vae = HierarchicalVAE(core, decoder, variance, _table(options, core, grid, data.x, condition, generator))
     vae.chain(grid)
     decoder.check(data.x)
-    parts, bounds = [], []
+    whole, drawn, bounds = [], [], []
     with Bars() as bars:
         for k in range(0, len(data.x), BLOCK):
             x, own = data.x[k : k + BLOCK], None if condition is None else condition[k : k + BLOCK]
-            parts.append(vae.elbo(x, grid, condition=own, generator=generator))
+            if not options.draws or k == 0:
+                whole.append(vae.elbo(x, grid, condition=own, generator=generator))
+            if options.draws:
+                some = {"draws": options.draws, "repeats": REPEATS, "condition": own, "generator": generator}
+                drawn.append(vae.sampled_elbo(x, grid, **some))
             if options.paths:
                 bounds.append(vae.iwae(x, grid, options.paths, condition=own, generator=generator))
             bars.update("elbo", k + len(x), len(data.x), f"{k + len(x)} of {len(data.x)}")
-    found, scale = ELBO.joined(parts), 1.0 if decoder.discrete else data.scale
+    pictured, scale = ELBO.joined(whole), 1.0 if decoder.discrete else data.scale
+    found = SampledELBO.joined(drawn) if drawn else pictured
+    diffusion = found.diffusion if isinstance(found, SampledELBO) else found.diffusion.sum(0)
     bits, nats = found.bits_per_dim(scale), found.nats()
     rows = {
-        "prior": found.prior, "diffusion": found.diffusion.sum(0), "reconstruction": found.reconstruction
+        "prior": found.prior, "diffusion": diffusion, "reconstruction": found.reconstruction
     }  # fmt: skip
     document: dict[str, Any] = {
         "data": data.name, "n": len(data.x), "dim": found.dim, "dtype": options.dtype, "device": str(data.x.device),
@@ -139,6 +151,8 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
         "ledger": {name: _told(Interval.of(value)) for name, value in rows.items()},
         "elbo": _told(nats), "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
     }  # fmt: skip
+    if isinstance(found, SampledELBO):
+        document["drawn"] = {"terms": REPEATS * options.draws, "standard_error": found.standard_error}
     if bounds:
         many = torch.cat([b.bound for b in bounds])
         document["importance"] = {
@@ -146,10 +160,10 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
         }  # fmt: skip
     if world is not None and not isinstance(world, PointCloud) and not decoder.discrete and condition is None:
         document["truth"] = float(world.log_prob(data.x).mean())
-    terms = found.diffusion.to("cpu", torch.float64)
+    terms = pictured.diffusion.to("cpu", torch.float64)
     levels = core.schedule.log_snr(grid.times).detach().cpu().numpy()
     ends = (document["ledger"]["prior"]["mean"], document["ledger"]["reconstruction"]["mean"])
-    errors = (terms.std(1) / len(data.x) ** 0.5).numpy()
+    errors = (terms.std(1) / terms.shape[1] ** 0.5).numpy()
     return document, ledger(levels, terms.mean(1).numpy(), errors, ends, found.dim)
 
 
@@ -161,8 +175,10 @@ def show(document: dict[str, Any], console: Console) -> None:
     for name, justify in (("", "left"), ("nats", "right"), ("± s.e.", "right"), ("bits/dim", "right"), ("", "left")):
         table.add_column(name, justify=justify, style=None if name else "dim")  # pyright: ignore
     unit = document["dim"] * 0.6931471805599453
+    own = document.get("drawn")
+    drawn = "" if own is None else f", {own['terms']} drawn for each (± {own['standard_error']:.2g} nats)"
     notes = {
-        "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{document['steps']} steps, {document['variance']} variance",
+        "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{document['steps']} steps, {document['variance']} variance{drawn}",
         "reconstruction": f"−log p(x|x_0), {document['decoder']}",
     }  # fmt: skip
     for name, row in document["ledger"].items():

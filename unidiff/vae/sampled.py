@@ -48,6 +48,15 @@ class SampledELBO:
     reconstruction: Tensor
     dim: int
 
+    @staticmethod
+    def joined(parts: list[SampledELBO]) -> SampledELBO:
+        """One batch of several. Raises ValueError for none, and for ledgers of other counts of repeats or dimensions."""
+        sizes = {(len(p.repeats), p.dim) for p in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"parts must be ledgers of one count of repeats and one dimension, got {sorted(sizes)}")
+        columns = [torch.cat([getattr(p, name) for p in parts], -1) for name in ("prior", "repeats", "reconstruction")]
+        return SampledELBO(*columns, dim=parts[0].dim)
+
     @property
     def diffusion(self) -> Tensor:
         """The estimate of Σ_k KL_k of each example, ``[B]``."""
