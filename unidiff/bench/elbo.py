@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from unidiff.bench.timing import seconds
 from unidiff.core import networks
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -157,17 +157,6 @@ class Problem:
             x, own = self.x0.index_select(0, index % batch), embedding.index_select(0, index // batch)
             last = denoiser.network.body(x, own, None)  # pyright: ignore
         return last
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The time of one run of ``work``."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def medians(works: dict[str, Callable[[], object]], device: torch.device, runs: int = RUNS) -> dict[str, float]:

@@ -8,7 +8,6 @@ torchebm is measured where it is installed. Each figure is the median of runs ta
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from unidiff.bench.timing import seconds
 from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.running import Langevin
 from unidiff.score.state import Kernel, Noise
@@ -133,17 +133,6 @@ def peer(problem: Problem, x: Tensor) -> Callable[[], object] | None:
             energy_function=model, step_size=problem.step_size, noise_scale=1.0, device=x.device
         )
     return lambda: sampler.sample(x=x.clone(), n_steps=problem.steps)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The time of one run of ``work``."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def medians(works: dict[str, Callable[[], object]], device: torch.device) -> dict[str, float]:

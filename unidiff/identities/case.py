@@ -23,7 +23,7 @@ from unidiff.core.prediction import Prediction
 from unidiff.core.process import ForwardProcess
 from unidiff.core.schedule import Schedule
 from unidiff.identities.window import Window
-from unidiff.worlds import PointCloud
+from unidiff.worlds import Gaussian, PointCloud
 from unidiff.worlds.world import World
 
 LOG_SNR_BOUND = 20.0
@@ -273,8 +273,18 @@ def _detached(level: NoiseLevel) -> NoiseLevel:
     return NoiseLevel(level.t.detach(), level.log_snr.detach(), level.alpha.detach(), level.sigma.detach())
 
 
+def smooth(case: Case) -> bool:
+    """Whether the law of the data has a smooth density; a data set's has none, and its flow is stiff."""
+    return not isinstance(case.world, PointCloud)
+
+
+def affordable(case: Case) -> bool:
+    """Of what a flow makes dear: float32 adds rounding alone, and that is seen on the cheapest world."""
+    return smooth(case) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
+
+
 def sampled(case: Case) -> bool:
     """Of what a schedule enters by its λ alone: three of the schedules, one of them VE; a data set under one."""
-    if isinstance(case.world, PointCloud):
+    if not smooth(case):
         return case.schedule_name == "cosine"
     return case.schedule_name in ("cosine", "polynomial") or not case.schedule.variance_preserving

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff import worlds
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 from unidiff.core.process import ForwardProcess
 from unidiff.core.schedule import Schedule
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, affordable
 from unidiff.identities.laws import Algebraic, Order, Quadrature, Sides
 from unidiff.identities.registry import register
-from unidiff.worlds import PointCloud
 from unidiff.worlds.world import World
 
 
@@ -91,12 +89,6 @@ class FokkerPlanck(Algebraic):
         yield Sides(moved, still, motion_kappa(case, z, level, f, g2, slope))
 
 
-def _smooth(case: Case) -> bool:
-    return not isinstance(case.world, PointCloud) and (
-        case.dtype == torch.float64 or isinstance(case.world, worlds.Gaussian)
-    )
-
-
 @register
 class FlowLikelihood(Quadrature):
     """Item 17: the exact log-density at λ = 3 against the one at λ = −5 and the divergence met on the way (RK4 in λ)."""
@@ -113,7 +105,7 @@ class FlowLikelihood(Quadrature):
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
-        return _smooth(case)
+        return affordable(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         road = _Road.of(case, *_span(case, 3.0, -5.0), n)
@@ -153,7 +145,7 @@ class FlowMap(Quadrature):
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
-        return _smooth(case)
+        return affordable(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         road = _Road.of(case, *_span(case, -3.0, 2.0), n)

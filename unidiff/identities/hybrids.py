@@ -13,7 +13,7 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, smooth
 from unidiff.identities.chains import grid_of
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
@@ -26,7 +26,7 @@ from unidiff.train.trainer import Trainer
 from unidiff.train.weighting import WEIGHTINGS, elbo_weight
 from unidiff.vae.hybrid import variance_bound
 from unidiff.vae.optimal import optimal_variance
-from unidiff.worlds import Gaussian, PointCloud
+from unidiff.worlds import Gaussian
 
 
 def flat(tensors: Iterable[Tensor | None]) -> Tensor:
@@ -105,7 +105,7 @@ class BoundMovesVariance(Algebraic):
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud) and not case.reaches_zero_snr
+        return smooth(case) and not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.heard

@@ -5,27 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, affordable
 from unidiff.identities.laws import Bound, MonteCarlo, Order, Quadrature
 from unidiff.identities.registry import register
 from unidiff.score import ORDERS, ProbabilityFlow, likelihood
 from unidiff.score.ode import Solver
-from unidiff.worlds import Gaussian, PointCloud
-
-
-def smooth(case: Case) -> bool:
-    """Whether the law of the data has a smooth density; a data set's has none, and its flow is stiff."""
-    return not isinstance(case.world, PointCloud)
-
-
-def _affordable(case: Case) -> bool:
-    # Float32 adds rounding alone, and that is seen on the cheapest world.
-    return smooth(case) and (case.dtype == torch.float64 or isinstance(case.world, Gaussian))
+from unidiff.worlds import Gaussian
 
 
 def _flows(case: Case) -> bool:
     # The flow has two finite ends, and starts near enough to the data for the one step between.
-    return _affordable(case) and not case.reaches_zero_snr and case.log_snr_range[1] >= 9.0
+    return affordable(case) and not case.reaches_zero_snr and case.log_snr_range[1] >= 9.0
 
 
 @register

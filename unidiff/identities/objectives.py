@@ -12,9 +12,8 @@ from unidiff.core.denoiser import DenoiserLike
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, smooth
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
-from unidiff.identities.likelihoods import smooth
 from unidiff.identities.registry import register
 from unidiff.identities.scores import logit_kappa, smooth_field
 from unidiff.score import ScoreModel

@@ -16,11 +16,10 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
 from unidiff.core.process import bridge
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, smooth
 from unidiff.identities.chains import denoiser_kappa, grid_of
 from unidiff.identities.flows import motion_kappa, moving
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
-from unidiff.identities.likelihoods import smooth
 from unidiff.identities.registry import register
 from unidiff.identities.scores import jacobian_kappa
 from unidiff.score import ProbabilityFlow, ScoreModel, divergence, reverse_drift, reverse_sde

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from unidiff.core.diffusion import Diffusion
-from unidiff.identities.case import Case, sampled
+from unidiff.identities.case import Case, sampled, smooth
 from unidiff.identities.laws import MonteCarlo, Quadrature
 from unidiff.identities.registry import register
 from unidiff.thermo import Thermodynamics
 from unidiff.thermo.information import world_information
-from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, World
+from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, World
 
 
 def of_line(case: Case) -> Thermodynamics:
@@ -64,7 +64,7 @@ class OnLine(Quadrature):
     tolerance = 1e-8
 
     def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud) and case.dtype == torch.float64
+        return smooth(case) and case.dtype == torch.float64
 
     def rounding(self, case: Case) -> float:
         return case.eps * 64
@@ -186,7 +186,7 @@ class InformationByDraws(MonteCarlo):
         return told and sampled(case) and case.log_snr_range[0] <= -8.0
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        cloud = isinstance(case.world, PointCloud)
+        cloud = not smooth(case)
         repeats, each = (32, 48) if cloud else (64, 128)
         t = float(case.schedule.time(0.5 * sum(case.window(*((-4.0, -2.0) if cloud else (-1.0, 3.0))))).detach())
         own, known = Thermodynamics(case.core), Thermodynamics(case.core, case.world)
@@ -231,7 +231,7 @@ class RatesByDraws(MonteCarlo):
         return case.exact and case.has_spread and case.dtype == torch.float64 and sampled(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        cloud = isinstance(case.world, PointCloud)
+        cloud = not smooth(case)
         repeats, each = (32, 32) if cloud else (64, 128)
         t = float(case.schedule.time(0.5 * sum(case.window(-3.0, 0.0))).detach())
         view, generator = Thermodynamics(case.core), case.generator("rates by draws")

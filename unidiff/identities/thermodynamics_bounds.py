@@ -8,12 +8,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, smooth
 from unidiff.identities.laws import Algebraic, Bound, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.thermodynamics import of_line
 from unidiff.thermo import Thermodynamics
-from unidiff.worlds import Gaussian, PointCloud
+from unidiff.worlds import Gaussian
 
 
 @register
@@ -77,7 +77,7 @@ class StepBackBounds(Bound):
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return not isinstance(case.world, PointCloud)
+        return smooth(case)
 
     def excess(self, case: Case) -> tuple[float, float]:
         view, worst = of_line(case), -math.inf

@@ -17,14 +17,14 @@ from torch.distributions import MultivariateNormal
 from unidiff.core.decoders import ContinuousDecoder
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
-from unidiff.identities.case import Case, sampled
+from unidiff.identities.case import Case, sampled, smooth
 from unidiff.identities.chains import grid_of
 from unidiff.identities.laws import Bound, MonteCarlo
 from unidiff.identities.registry import register
 from unidiff.identities.window import Window
 from unidiff.thermo import Fluctuation, Thermodynamics
 from unidiff.vae import HierarchicalVAE
-from unidiff.worlds import Gaussian, PointCloud
+from unidiff.worlds import Gaussian
 
 _SPAN = 1.5  # of log-SNR, where the data are faint
 
@@ -51,12 +51,16 @@ def _reaches(case: Case) -> bool:
     return power > 0 and case.overlaps(math.log(0.3 / power) - _SPAN, math.log(0.3 / power))
 
 
-def _one_dtype(case: Case) -> bool:
-    """Of draws: what they leave undecided is far above what float32 rounds."""
-    return case.dtype == torch.float64
+def _told(case: Case) -> bool:
+    """Three schedules or a network; in float64, since what draws leave undecided is far above what float32 rounds."""
+    return case.dtype == torch.float64 and (sampled(case) or not case.exact)
 
 
 def _faint_fluctuation(case: Case) -> Fluctuation:
+    return case.once("faint fluctuation", lambda: _drawn_faint(case))
+
+
+def _drawn_faint(case: Case) -> Fluctuation:
     # A network that has learned nothing strays further from the encoder's paths.
     view, grid = _faint(case, 0.3 if case.exact else 0.1)
     x0 = case.world.sample(_paths_of(case), generator=case.generator("fluctuation"))
@@ -79,10 +83,10 @@ class IntegralFluctuation(MonteCarlo):
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
+        return _told(case) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        sigma = case.once("faint fluctuation", lambda: _faint_fluctuation(case)).forward
+        sigma = _faint_fluctuation(case).forward
         return torch.expm1(-sigma), torch.ones(1, dtype=torch.float64)
 
 
@@ -101,10 +105,10 @@ class DetailedFluctuation(MonteCarlo):
     bound = 0.25
 
     def applies(self, case: Case) -> bool:
-        return _one_dtype(case) and (sampled(case) or not case.exact) and _reaches(case)
+        return _told(case) and _reaches(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        found = case.once("faint fluctuation", lambda: _faint_fluctuation(case))
+        found = _faint_fluctuation(case)
         left, right = torch.sigmoid(-found.forward), torch.sigmoid(found.reverse)
         return left - right, right.mean().reshape(1)
 
@@ -128,8 +132,7 @@ class JointFluctuation(MonteCarlo):
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        smooth = not isinstance(case.world, PointCloud)
-        return smooth and case.exact and sampled(case) and not case.reaches_zero_snr
+        return smooth(case) and case.exact and sampled(case) and not case.reaches_zero_snr
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         inside = Window.between(case.schedule, *case.window(-1.5, 1.0))
@@ -159,8 +162,7 @@ class WorkIsBound(MonteCarlo):
     bound = 0.35
 
     def applies(self, case: Case) -> bool:
-        told = _one_dtype(case) and (sampled(case) or not case.exact)
-        return told and case.has_spread and not case.reaches_zero_snr
+        return _told(case) and case.has_spread and not case.reaches_zero_snr
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         own = case.heard
@@ -235,10 +237,10 @@ class CrooksRelation(MonteCarlo):
         assert isinstance(own.world, Gaussian)
         grid, view = grid_of(own, 6), Thermodynamics(own.core, own.world)
         like = torch.empty(0, dtype=own.dtype, device=own.device)
-        generator = own.generator("crooks")
-        found = view.crooks(12288, grid, like, generator)
+        n = 12288
+        found = view.crooks(n, grid, like, own.generator("crooks"))
         # The same draws again, for the data that they end in.
-        x0 = view.paths(grid).model(12288, like, own.generator("crooks")).x0
+        x0 = view.paths(grid).model(n, like, own.generator("crooks")).x0
         free = -log_marginal(own.core, own.world, grid, x0.cpu()).to(found.forward)
         left = torch.stack([torch.sigmoid(free - found.forward - c) for c in (0, 1)], 1)
         right = torch.stack([math.exp(-c) * torch.sigmoid(found.reverse - free + c) for c in (0, 1)], 1)

@@ -78,7 +78,7 @@ class Normals:
     @property
     def stack(self) -> torch.Size:
         """S."""
-        # NumPy's, which is six times as quick.
+        # NumPy's, which takes a quarter of the time of torch's.
         return torch.Size(np.broadcast_shapes(self.mean.shape[:-1], self.values.shape[:-1], self.basis.shape[:-2]))
 
     @property

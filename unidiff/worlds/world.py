@@ -247,11 +247,11 @@ def noise_scales(alpha: Scale, sigma: Scale, world: Prior, rows: int | None = No
     if a.ndim == s.ndim == 1 and a.shape != s.shape:
         raise ValueError(f"alpha and sigma must have one shape, got {list(a.shape)} and {list(s.shape)}")
     if a.device.type == "cpu":
-        if a.ndim == s.ndim == 0:
-            scale, noise = a.item(), s.item()
-            known = scale >= 0 and noise >= 0 and 0 < scale + noise < math.inf
+        both = a.detach() + s.detach()
+        if both.ndim == 0:
+            # As numbers: the same question of tensors takes most of a scalar query's time.
+            known = a.item() >= 0 and s.item() >= 0 and 0 < both.item() < math.inf
         else:
-            both = a.detach() + s.detach()
             known = bool(((a.detach() >= 0) & (s.detach() >= 0) & (both > 0) & torch.isfinite(both)).all())
         if not known:
             raise ValueError(
