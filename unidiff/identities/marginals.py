@@ -68,7 +68,7 @@ class BoundGap(Algebraic):
         case: Case, grid: TimeGrid, rule: Variance, mean: Tensor, data: Tensor, x0: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(log p_θ(x_0), KL, κ), each ``[8]``, a sum over the axes: in each, one Gaussian of N + 2 numbers."""
-        alpha, sigma = (v(grid.times).detach() for v in (case.schedule.alpha, case.schedule.sigma))
+        alpha, sigma = (v(grid.times).detach().to(x0) for v in (case.schedule.alpha, case.schedule.sigma))
         steps = grid.steps
         log_p, gap, reach = (torch.zeros_like(x0[:, 0]) for _ in range(3))
         for axis in range(case.dim):

@@ -180,10 +180,10 @@ def log_marginal(core: Diffusion, world: Gaussian, grid: TimeGrid, x0: Tensor) -
     """log p_θ(x_0) ``[B]`` of the posterior rule and the denoiser's decoder on Gaussian data, by mean and covariance.
 
     x̂_0 = m + G(z − αm) with G = αS(α²S + σ²I)⁻¹ makes every step linear: μ ← aμ + b x̂_0(μ), Σ ← AΣAᵀ + vI, A = aI + bG;
-    a, b, v by the textbook (Ho et al. 2020, eq. 7). In float64.
+    a, b, v by the textbook (Ho et al. 2020, eq. 7). In float64 on the CPU.
     """
     schedule = core.schedule
-    m, cov = world.mean.to(torch.float64), world.covariance.to(torch.float64)
+    m, cov = world.mean.to("cpu", torch.float64), world.covariance.to("cpu", torch.float64)
     eye = torch.eye(len(m), dtype=torch.float64)
     alpha, var = schedule.alpha(grid.times).detach(), schedule.sigma(grid.times).detach().square()
     mean, spread = torch.zeros_like(m), schedule.prior_std**2 * eye
@@ -200,7 +200,7 @@ def log_marginal(core: Diffusion, world: Gaussian, grid: TimeGrid, x0: Tensor) -
         spread = step @ spread @ step.mT + var[k - 1] * jump / var[k] * eye
     last = denoiser(0)
     mean, spread = last @ mean + m - alpha[0] * last @ m, last @ spread @ last.mT + var[0] / alpha[0] ** 2 * eye
-    return MultivariateNormal(mean, 0.5 * (spread + spread.mT)).log_prob(x0.to(torch.float64))
+    return MultivariateNormal(mean, 0.5 * (spread + spread.mT)).log_prob(x0.to("cpu", torch.float64))
 
 
 def _gaussian(case: Case) -> bool:
@@ -241,7 +241,7 @@ class CrooksRelation(MonteCarlo):
         found = view.crooks(n, grid, like, own.generator("crooks"))
         # The same draws again, for the data that they end in.
         x0 = view.paths(grid).model(n, like, own.generator("crooks")).x0
-        free = -log_marginal(own.core, own.world, grid, x0.cpu()).to(found.forward)
+        free = -log_marginal(own.core, own.world, grid, x0).to(found.forward)
         left = torch.stack([torch.sigmoid(free - found.forward - c) for c in (0, 1)], 1)
         right = torch.stack([math.exp(-c) * torch.sigmoid(found.reverse - free + c) for c in (0, 1)], 1)
         return left - right, right.mean(0)
@@ -313,4 +313,4 @@ def _cheap_paths(case: Case, data: int, low: float, high: float) -> tuple[Thermo
     grid = TimeGrid.uniform_log_snr(8, inside)
     shift = own.world.variance.sqrt() * torch.linspace(-0.5, 0.5, 2).to(own.world.mean)[:data, None]
     x0 = own.world.mean + shift
-    return Thermodynamics(own.core, own.world), grid, x0, log_marginal(own.core, own.world, grid, x0.cpu())
+    return Thermodynamics(own.core, own.world), grid, x0, log_marginal(own.core, own.world, grid, x0)

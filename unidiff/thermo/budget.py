@@ -151,8 +151,8 @@ def measured(
         ("production", view.entropy_production),
     ):
         found = [method(float(t), x0, draws, generator) for t in at]
-        columns[name] = torch.stack([e.value.to("cpu", torch.float64) for e in found])
-        columns[f"{name}_error"] = torch.stack([e.standard_error.to("cpu", torch.float64) for e in found])
+        columns[name] = torch.stack([e.value.to(torch.float64) for e in found])
+        columns[f"{name}_error"] = torch.stack([e.standard_error.to(torch.float64) for e in found])
     noise = noise_entropy(math.prod(view.core.event_shape), view.core.schedule.log_sigma(at).detach())
     back = None
     if paths is not None:

@@ -48,7 +48,8 @@ class Thermodynamics:
         world: the law of the data, if it is known. Then entropies, information and rates are its own, whatever the core's
             denoiser; without it they are the denoiser's, from data, and each method needs ``x0``.
 
-    Every estimate is a :class:`unidiff.worlds.Estimate`; ``draws`` and ``generator`` serve where it is Monte Carlo's.
+    Every estimate is a :class:`unidiff.worlds.Estimate`, on the CPU wherever it was made; ``draws`` and ``generator``
+    serve where it is Monte Carlo's.
 
     Raises:
         TypeError: core is no Diffusion, or world no World.
@@ -92,8 +93,8 @@ class Thermodynamics:
         """
         t, noised = asked(self.core, self.world, t, x0, draws, generator)
         if noised is not None:
-            return noised.entropy()
-        known = estimates.information(self.core, given(x0), t, generator)
+            return noised.entropy().cpu()
+        known = estimates.information(self.core, given(x0), t, generator).cpu()
         own = noise_entropy(math.prod(self.core.event_shape), self.core.schedule.log_sigma(t).detach())
         return Estimate(own + known.value, known.standard_error, known.law)
 
@@ -102,7 +103,8 @@ class Thermodynamics:
     ) -> Estimate:
         """R = E‖∇ log q_t‖², ``[]``, in units of 1/x². Arguments and errors of :meth:`entropy`."""
         t, noised = asked(self.core, self.world, t, x0, draws, generator)
-        return estimates.fisher(self.core, given(x0), t, generator) if noised is None else noised.fisher()
+        found = estimates.fisher(self.core, given(x0), t, generator) if noised is None else noised.fisher()
+        return found.cpu()
 
     def entropy_rate(
         self, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
@@ -112,7 +114,7 @@ class Thermodynamics:
         drift, half = self.core.schedule.drift(t).detach(), 0.5 * self.core.schedule.diffusion2(t).detach()
         found = self.fisher_information(t, x0, draws, generator)
         dim = math.prod(self.core.event_shape)
-        return Estimate(drift * dim + half * found.value.cpu(), half * found.standard_error.cpu(), found.law)
+        return Estimate(drift * dim + half * found.value, half * found.standard_error, found.law)
 
     def entropy_production(
         self, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
@@ -124,7 +126,8 @@ class Thermodynamics:
             found = estimates.relative_fisher(self.core, given(x0), t, variance, generator)
         else:
             found = noised.relative_fisher(variance)
-        return Estimate(half * found.value.cpu(), half * found.standard_error.cpu(), found.law)
+        found = found.cpu()
+        return Estimate(half * found.value, half * found.standard_error, found.law)
 
     def kl_to_prior(
         self, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
@@ -133,9 +136,10 @@ class Thermodynamics:
         t, noised = asked(self.core, self.world, t, x0, draws, generator)
         variance = self.reference_variance(t)
         if noised is None:
-            return estimates.relative_entropy(self.core, given(x0), t, variance, generator)
-        own = noised.entropy()
-        cross = 0.5 * (noised.second_moment() / variance + noised.world.dim * math.log(2 * math.pi * variance))
+            return estimates.relative_entropy(self.core, given(x0), t, variance, generator).cpu()
+        own = noised.entropy().cpu()
+        second = noised.second_moment().cpu()
+        cross = 0.5 * (second / variance + noised.world.dim * math.log(2 * math.pi * variance))
         return Estimate(cross.to(own.value) - own.value, own.standard_error, own.law)
 
     def mutual_information(
@@ -144,9 +148,9 @@ class Thermodynamics:
         """I(x_0; x_t) = ½∫_0^SNR mmse dSNR, in nats, ``[]``. Arguments and errors of :meth:`entropy`."""
         t, noised = asked(self.core, self.world, t, x0, draws, generator)
         if noised is None:
-            return estimates.information(self.core, given(x0), t, generator)
+            return estimates.information(self.core, given(x0), t, generator).cpu()
         high = float(self.core.schedule.log_snr(t).detach())
-        return world_information(noised.world, -math.inf, high, draws, generator)
+        return world_information(noised.world, -math.inf, high, draws, generator).cpu()
 
     def reference_variance(self, t: float) -> float:
         """r_t² of the law N(0, r_t²I) that the forward process carries into the prior: 1 when VP, σ_t² when VE.

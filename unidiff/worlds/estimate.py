@@ -42,6 +42,10 @@ class Estimate:
         """A value in closed form."""
         return Estimate(value, torch.zeros_like(value), "exact")
 
+    def cpu(self) -> Estimate:
+        """The same, on the CPU."""
+        return Estimate(self.value.cpu(), self.standard_error.cpu(), self.law)
+
 
 def monte_carlo(values: Tensor) -> Estimate:
     """The mean of independent draws ``[n]``, n ≥ 2, and its standard error."""
