@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("mixture covariance without the between part", MIXTURE, "spread = self.components.variance + self._centred().square()", "spread = self.components.variance + 0 * self._centred().square()"),
     Mutant("cloud: σ for σ² in the logits", CLOUD, "(distance2 - least[:, None]) / sigma[:, None] / sigma[:, None]", "(distance2 - least[:, None]) / sigma[:, None]"),
     Mutant("cloud: the points are not scaled by α", CLOUD, "less = -alpha[:, None, None]", "less = -torch.ones_like(alpha)[:, None, None]"),
-    Mutant("cloud: the score forgets α", CLOUD, "((alpha * (weights @ self.points.flatten(1)) - flat)", "((weights @ self.points.flatten(1) - flat)"),
+    Mutant("cloud: the score forgets α", CLOUD, "((alpha * torch.cat(means) - flat)", "((torch.cat(means) - flat)"),
     Mutant("cloud: log-density without its constant", CLOUD, "- self.dim * half_log", "- half_log"),
     Mutant("flow map with variances for deviations", GAUSSIAN_WORLD, "xt - start.mean) / start.values.sqrt()", "xt - start.mean) / start.values"),
     Mutant("oracle: the score of the clean world's level", ORACLE, "level.sigma).score(xt, check=False)", "level.sigma).score(xt, check=False) / level.sigma.mean()"),

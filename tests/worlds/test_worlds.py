@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser, PointCloud, World, library, rewards
+from unidiff.worlds import cloud as cloud_module
 from unidiff.worlds.estimate import monte_carlo
 
 NAMES = ("mixture-2d", "mixture-8d", "gaussian", "eight-gaussians")
@@ -128,6 +129,24 @@ def test_a_point_cloud_is_a_mixture_of_points() -> None:
     torch.testing.assert_close(cloud.score(z), mixture.score(z))
     torch.testing.assert_close(cloud.mean, mixture.mean)
     torch.testing.assert_close(cloud.covariance, mixture.covariance)
+
+
+def test_a_cloud_in_blocks_of_rows_is_the_cloud_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = library.digits(20)
+    alpha, sigma = torch.linspace(0.2, 0.9, 7).double(), torch.linspace(2.0, 0.3, 7).double()
+    z = alpha[:, None] * cloud.points[:7] + 0.1
+    tilted = cloud.posterior(z, 0.5, 3.0)  # seven laws, each with weights of its own
+    monkeypatch.setitem(cloud_module._BLOCK, "cpu", 40)  # two rows of weights
+    mean, score = cloud.posterior_mean(z, alpha, sigma), cloud.diffuse(alpha, sigma).score(z)
+    own_score = tilted.diffuse(alpha, sigma).score(z)
+    for k in range(7):
+        one, level = z[k : k + 1], (float(alpha[k]), float(sigma[k]))
+        torch.testing.assert_close(mean[k], cloud.posterior(one, *level).mean[0])
+        torch.testing.assert_close(score[k], cloud.diffuse(*level).score(one)[0])
+        alone = PointCloud(cloud.points, tilted.weights[k]).diffuse(*level)
+        torch.testing.assert_close(own_score[k], alone.score(one)[0])
+    with pytest.raises(ValueError, match="xt"):
+        cloud.posterior_mean(z[:, :3], alpha, sigma)
 
 
 def test_a_cloud_noised_twice_is_noised_once() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled, smooth
 from unidiff.identities.chains import grid_of
 from unidiff.identities.kernels import density_kappa
 from unidiff.identities.laws import Algebraic, MonteCarlo, Order, Sides
@@ -124,11 +124,11 @@ class DiscreteLoss(MonteCarlo):
     )
     views = ("vae", "score")
     source = "Kingma et al. 2021, eq. 14"
-    conditions = "shared (posterior) variance; data that are more than one point"
+    conditions = "shared (posterior) variance; data that are more than one point, a data set under one schedule"
     bound = 0.25
 
     def applies(self, case: Case) -> bool:
-        return case.has_spread
+        return case.has_spread and (smooth(case) or sampled(case) or not case.exact)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         heard = case.heard

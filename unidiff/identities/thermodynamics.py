@@ -105,7 +105,7 @@ class InformationInPlane(Quadrature):
     source = InformationLost.source
     conditions = "a mixture in the plane; once, in float64"
     subject = "schedule"
-    refinements = (12, 24, 48)
+    refinements = (8, 16, 32)
     tolerance = 1e-8
 
     def applies(self, case: Case) -> bool:

@@ -12,7 +12,7 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.sampling import Sampler
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled, smooth
 from unidiff.identities.chains import Frozen, grid_of
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
@@ -174,11 +174,11 @@ class OptimalVariance(MonteCarlo):
     statement = r"E\left[\mu^2+\sigma_s^2c+(\alpha_sc)^2\mathrm{Var}[x_0|x_t]\right]=E[x_s^2]"
     views = ("core", "vae")
     source = "Bao et al. 2022 (Analytic-DPM), theorem 1"
-    conditions = "the exact denoiser"
+    conditions = "the exact denoiser; a data set under one schedule"
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return hasattr(case.core.denoiser, "x0_variance")
+        return hasattr(case.core.denoiser, "x0_variance") and (smooth(case) or sampled(case))
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         ends = torch.tensor(case.window(-2.0, 2.0), dtype=torch.float64, device=case.device)

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_finite, check_positive, right_expand
+from unidiff.core.boundary import check_count, check_finite, check_positive
 from unidiff.worlds.estimate import Estimate, monte_carlo
 from unidiff.worlds.gaussian import as_parameter
 from unidiff.worlds.mixture import draw_index, log_simplex
@@ -164,10 +164,17 @@ class PointCloud(World):
         if s.device.type == "cpu" and bool((s == 0).any()):
             raise ValueError("sigma must be positive for the posterior of a data set, got 0")
         one = self.points.new_ones(())
-        log_weights = torch.log_softmax(self._joint(xt, a, s)[0], 1)
+        log_weights = torch.log_softmax(self._joint(xt, a, s, self.log_weights)[0], 1)
         if check:
             check_reach("xt", xt, one, log_weights)
         return self.of(self.points, log_weights, one, 0 * one)
+
+    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
+        """The mean of :meth:`posterior`, by a few rows at a time: no ``[B, N]`` is kept."""
+        if check:
+            check_query("xt", xt, self)
+        a, s = (v.expand(len(xt)) for v in noise_scales(alpha, sigma, self, len(xt)))
+        return torch.cat([self.posterior(xt[b], a[b], s[b], check).mean for b in self._rows(len(xt))])
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """The points re-weighted by e^{r/β}, and log Z = log Σ w_i e^{r(x_i)/β}."""
@@ -198,16 +205,19 @@ class PointCloud(World):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         half_log = self.sigma.log() + 0.5 * math.log(2 * math.pi)
-        joint, nearest = self._joint(x, self.alpha, self.sigma)
+        joint, nearest = self._joint(x, self.alpha, self.sigma, self.log_weights)
         # Where even the nearest point's square overflows, joint is ∞ − ∞; the density is 0 there.
         total = torch.where(torch.isneginf(nearest), nearest, torch.logsumexp(joint, 1) + nearest)
         return total - self.dim * half_log
 
     def _score(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        weights = torch.softmax(self._joint(x, self.alpha, self.sigma)[0], 1)
-        alpha, sigma = (right_expand(v, flat) for v in (self.alpha, self.sigma))
-        return ((alpha * (weights @ self.points.flatten(1)) - flat) / sigma / sigma).reshape(x.shape)
+        flat, points = x.flatten(1), self.points.flatten(1)
+        alpha, sigma = (v.expand(len(x)) for v in (self.alpha, self.sigma))
+        weights = self.log_weights.expand(len(x), -1)
+        joint = (self._joint(flat[b], alpha[b], sigma[b], weights[b])[0] for b in self._rows(len(x)))
+        means = [torch.softmax(each, 1) @ points for each in joint]
+        alpha, sigma = alpha[:, None], sigma[:, None]
+        return ((alpha * torch.cat(means) - flat) / sigma / sigma).reshape(x.shape)
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         weights = self.weights if self.log_weights.ndim == 1 else self.weights.expand(n, -1)
@@ -217,7 +227,7 @@ class PointCloud(World):
         noise = torch.randn(x.shape, generator=generator, dtype=self.dtype, device=self.device)
         return self._scale(self.alpha, x) + self._scale(self.sigma, noise)
 
-    def _joint(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _joint(self, z: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """log w_i − ‖z − α x_i‖²/2σ² from its value at the nearest point ``[B, N]``, and that value's square part ``[B]``.
 
         Apart, because σ may be so small that only the nearest point's term is finite.
@@ -230,12 +240,20 @@ class PointCloud(World):
         distance2 = torch.cat(distance2)
         least = distance2.amin(1)
         return (
-            self.log_weights - 0.5 * (distance2 - least[:, None]) / sigma[:, None] / sigma[:, None],
+            log_weights - 0.5 * (distance2 - least[:, None]) / sigma[:, None] / sigma[:, None],
             -0.5 * least / sigma / sigma,
         )
 
     def _blocks(self, rows: int) -> list[slice]:
-        size = max(1, _BLOCK.get(self.device.type, 2**22) // self.points.numel())
+        """Rows whose differences ``[rows, N, D]`` make a block."""
+        return self._slices(rows, self.points.numel())
+
+    def _rows(self, rows: int) -> list[slice]:
+        """Rows whose weights ``[rows, N]`` make a block."""
+        return self._slices(rows, len(self.points))
+
+    def _slices(self, rows: int, each: int) -> list[slice]:
+        size = max(1, _BLOCK.get(self.device.type, 2**22) // each)
         return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _shape(self, flat: Tensor) -> Tensor:

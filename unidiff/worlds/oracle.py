@@ -86,7 +86,7 @@ class OracleDenoiser:
             return {"x0": xt / right_expand(level.alpha, xt)}
         return _Known(
             {
-                "x0": lambda: world.posterior(xt, level.alpha, level.sigma, check=False).mean,
+                "x0": lambda: world.posterior_mean(xt, level.alpha, level.sigma, check=False),
                 "score": lambda: world.diffuse(level.alpha, level.sigma).score(xt, check=False),
             }
         )

@@ -153,6 +153,10 @@ class World(ABC):
                 on the CPU only), or alpha and sigma as in :meth:`diffuse`.
         """
 
+    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
+        """E[x|α x + σ ε = xt] ``[B, *E]``: the mean of :meth:`posterior`, of its arguments, with its errors."""
+        return self.posterior(xt, alpha, sigma, check).mean
+
     @abstractmethod
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """The law ∝ p(x) e^{r(x)/β} and log Z, for r(x) = −½ xᵀA x + bᵀx over the flattened datum.
