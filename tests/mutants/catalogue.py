@@ -170,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("times on a fixed lattice", TIMES, "t = (start + torch.arange", "t = (0 * start + torch.arange"),
     Mutant("times keep a tenth from an infinite end", TIMES, "MARGIN = 1e-5", "MARGIN = 1e-1"),
     Mutant("times bunched to the left", TIMES, "/ n) % 1.0", "/ n) % 1.0 * 0.9"),
-    Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(self.config.ema, self.step)", "ema_decay(self.config.ema**0.5, self.step)"),
+    Mutant("EMA with the decay of the square root", TRAINER, "ema_decay(config.ema, self.step)", "ema_decay(config.ema**0.5, self.step)"),
     *MUTANTS_LIKELIHOOD, *MUTANTS_READINGS,
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,

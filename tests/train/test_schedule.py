@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import unidiff as ud
 from unidiff.core.schedule_learned import Learned
 from unidiff.train import TrainConfig, Trainer, load_core, load_data
 from unidiff.train import checkpoint as checkpoints
-from unidiff.train.schedule import decoder_of
+from unidiff.train.schedule import confine_ends, decoder_of
 
 SMALL = TrainConfig(
     network="mlp", width=8, depth=1, steps=10, batch_size=16, warmup=2, log_every=5, checkpoint_every=3, device="cpu",
@@ -45,6 +46,29 @@ def test_what_is_to_be_learned_moves_and_the_rest_stays(learn, moved, weighting)
     assert isinstance(core.schedule, Learned)
     assert (core.schedule is not schedule) is any(moved)
     assert torch.equal(core.schedule.raw_rate, schedule.raw_rate) is not any(moved)
+
+
+def test_the_ends_stay_within_reach_whatever_pulls_at_them() -> None:
+    trainer = Trainer.start(dataclasses.replace(SMALL, schedule_lr=5.0, warmup=0, decay="constant"), moons())
+    schedule = schedule_of(trainer)
+    with torch.no_grad():
+        schedule.log_snr_max.fill_(19.9)
+        schedule.log_span.fill_(math.log(39.8))
+    seen = []
+    for _ in range(6):
+        trainer.advance()
+        seen.append(schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).detach().abs().max())
+    assert float(max(seen)) == pytest.approx(20.0, abs=1e-9)  # one of them was at the edge, and none beyond it
+
+
+def test_ends_inside_are_left_alone_and_those_outside_put_on_the_edge() -> None:
+    schedule = Learned(9.0, -7.0)
+    before = [p.detach().clone() for p in schedule.parameters()]
+    confine_ends(schedule, 20.0)
+    assert all(torch.equal(p, q) for p, q in zip(schedule.parameters(), before, strict=True))
+    confine_ends(schedule, 5.0)
+    ends = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(ends.detach(), torch.tensor([5.0, -5.0], dtype=torch.float64))
 
 
 def stopped(folder: Path, config: TrainConfig) -> Trainer:

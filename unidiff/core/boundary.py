@@ -23,6 +23,11 @@ def right_expand(value: Tensor, like: Tensor) -> Tensor:
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
+def send(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in the dtype and on the device of ``like``; from the host to a GPU without waiting for it."""
+    return value.to(like.device, like.dtype, non_blocking=value.device.type == "cpu" and like.device.type == "cuda")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an unknown-name error: the nearest known name, then all of them."""
     known = sorted(known)

@@ -16,7 +16,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_batched, check_time, right_expand
+from unidiff.core.boundary import check_alike, check_batched, check_time, right_expand, send
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
@@ -62,14 +62,15 @@ def denoising_error(
     log_total = 2 * error_scale(core, exact).abs().log()
     if log_weight is not None:
         log_total = log_total + check_batched("log_weight", log_weight, x0)
-    if not bool((log_total < torch.inf).all()):
+    # As everywhere: on a GPU looking would wait for it.
+    if log_total.device.type == "cpu" and not bool((log_total < torch.inf).all()):
         raise ValueError(
             f"t must be where the weight is finite for this denoiser's output, got t in "
             f"[{t.min().item():g}, {t.max().item():g}] with log-weights up to {log_total.max().item():g}"
         )
     level = exact.to(x0)
     error, _, _ = _error(core, x0, noise, level, condition, autocast=autocast)
-    return log_total.exp().to(x0) * error.flatten(1).square().sum(1)
+    return send(log_total.exp(), x0) * error.flatten(1).square().sum(1)
 
 
 def noise_error(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unidiff.core.boundary import send
+
 
 @dataclass(frozen=True)
 class NoiseLevel:
@@ -30,7 +32,7 @@ class NoiseLevel:
 
     def to(self, like: Tensor) -> NoiseLevel:
         """The level in the dtype and on the device of ``like``."""
-        return NoiseLevel(*(v.to(like) for v in (self.t, self.log_snr, self.alpha, self.sigma)))
+        return NoiseLevel(*(send(v, like) for v in (self.t, self.log_snr, self.alpha, self.sigma)))
 
     def __getitem__(self, index: int | slice | Tensor) -> NoiseLevel:
         """The levels at ``index`` of a batch of levels."""

@@ -75,7 +75,7 @@ class Learned(nn.Module, Schedule):
         return 1 + (weight * rate * units * (1 - units)).sum(-1)
 
     def _ends(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        first, last = self._k(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device)).unbind()
+        first, last = self._k(torch.arange(2, dtype=torch.float64, device=t.device)).unbind()
         return first, last - first
 
     def _log_snr(self, t: Tensor) -> Tensor:

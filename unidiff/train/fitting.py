@@ -135,7 +135,7 @@ def fit_schedule(
         drawn = Diffusion(sampled, core.denoiser)
         loss = denoising_loss(drawn, x0[index], own, weighting="elbo", generator=generator, t=sampled.t)
         loss.mean().backward(inputs=[sampled.leaf])
-        learn_inside(schedule, sampled.t, Slopes.of(sampled, loss, 1 / batch_size, "elbo"), x0[0].numel())
+        learn_inside(sampled, Slopes.of(sampled, loss, 1 / batch_size, "elbo"), x0[0].numel())
         for parameter in schedule.inside:
             if parameter.grad is None or not bool(torch.isfinite(parameter.grad).all()):
                 raise FloatingPointError(f"the estimator's variance has no finite gradient at step {step + 1}")

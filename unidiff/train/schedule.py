@@ -10,46 +10,64 @@ L is a function of the schedule through λ_t and λ'_t alone. So the backward pa
 ∂L/∂λ_t, one number a datum, and both gradients are products of these with ∂λ_t and ∂λ'_t. Whatever the network's own
 loss weighting W is, ‖ε − ε̂‖² and its slope are had from W‖ε − ε̂‖² by the ratio of the two weights.
 
+As λ_min falls the bound never rises, so its noise would carry that end away, and grids that are even in λ with it. The
+ends stay within ±20, for which the library's arithmetic is verified; at −20 the prior costs 1e-8 nats a number or less.
+
 The least E[L²] is known: under the density p(λ) of λ it is ∫E[(½‖ε − ε̂‖²)² | λ]/p dλ, least for p ∝ √E[‖ε − ε̂‖⁴ | λ].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from unidiff.core.boundary import Time, check_time, send
 from unidiff.core.decoders import ContinuousDecoder, Decoder, DiscretisedDecoder, Levels
 from unidiff.core.diffusion import Diffusion
-from unidiff.core.grid import TimeGrid
+from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
 from unidiff.core.schedule_learned import Learned
-from unidiff.core.trajectory import end_law, prior_law, reconstruction
+from unidiff.train.average import Average
 from unidiff.train.config import Learn, TrainConfig
 from unidiff.train.data import Dataset
 from unidiff.train.weighting import Weighting, WeightingOptions, log_weight
+
+_REACH = 20.0  # |λ|
 
 
 class Sampled(Schedule):
     """A schedule at the times of one batch, its λ there a leaf: what reads levels has a slope in it, weights have none.
 
+    The times are known by the host, which looks at them; what follows from them stays on the schedule's device, so that
+    nobody waits for it.
+
     Attributes:
-        leaf: λ_t ``[B]``, float64, whose gradient a backward pass fills in.
+        t: the times ``[B]``, float64; no others may be asked for.
+        at: the same, on the schedule's device.
+        leaf: λ_t ``[B]``, float64, there, whose gradient a backward pass fills in.
+        rate: dλ/dt there.
     """
 
     def __init__(self, schedule: Learned, t: Tensor) -> None:
         self.of, self.t = schedule, t
-        self.leaf = schedule.log_snr(t).detach().requires_grad_()
+        self.at = send(check_time("t", t), schedule.log_snr_max)
+        self.leaf = schedule._log_snr(self.at).detach().requires_grad_()
+        self.rate = schedule._log_snr_derivative(self.at).detach()
+
+    def log_snr_derivative(self, t: Time) -> Tensor:
+        """dλ/dt at the batch's times; a learned schedule has one everywhere."""
+        return self._log_snr_derivative(check_time("t", t))
 
     def _log_snr(self, t: Tensor) -> Tensor:
-        return self.of._log_snr(t).detach()
+        self._check_own(t)
+        return self.leaf.detach()
 
     def _log_snr_derivative(self, t: Tensor) -> Tensor:
-        return self.of._log_snr_derivative(t).detach()
+        self._check_own(t)
+        return self.rate
 
     def _time(self, log_snr: Tensor) -> Tensor:
         return self.of._time(log_snr)
@@ -58,9 +76,11 @@ class Sampled(Schedule):
         return self.of._options()
 
     def _level(self, t: Tensor, log_snr: Tensor, like: Tensor | None) -> NoiseLevel:
+        return super()._level(self.at, self.leaf, like)
+
+    def _check_own(self, t: Tensor) -> None:
         if t is not self.t:
             raise ValueError("t must be the batch's own times, which were sampled")
-        return super()._level(t, self.leaf, like)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,28 +104,43 @@ class Slopes:
             return Slopes(loss, sampled.leaf.grad / share * ratio, loss / sampled.log_snr_derivative(t))
 
 
-def learn_inside(schedule: Learned, t: Tensor, slopes: Slopes, dim: int = 1) -> Tensor:
+def learn_inside(sampled: Sampled, slopes: Slopes, dim: int = 1) -> Tensor:
     """Put ∇ mean(L²)/D² into the inside's gradients; returns mean(L²)/D²."""
-    scale = 2 * slopes.loss / (t.numel() * dim**2)
-    outputs = [schedule.log_snr(t), schedule.log_snr_derivative(t)]
+    schedule, scale = sampled.of, 2 * slopes.loss / (sampled.t.numel() * dim**2)
+    outputs = [schedule._log_snr(sampled.at), schedule._log_snr_derivative(sampled.at)]
     found = torch.autograd.grad(outputs, schedule.inside, [scale * slopes.by_log_snr, scale * slopes.by_rate])
     _adopt(schedule.inside, found)
     return slopes.loss.square().mean() / dim**2
 
 
-def learn_ends(schedule: Learned, t: Tensor, slopes: Slopes, costs: Tensor, dim: int = 1) -> None:
+def learn_ends(sampled: Sampled, slopes: Slopes, costs: Tensor, dim: int = 1) -> None:
     """Put ∇ (mean(L) + costs)/D into the ends' gradients; ``costs`` ``[]`` is :func:`end_costs`'."""
-    n = t.numel() * dim
-    outputs = [schedule.log_snr(t), schedule.log_snr_derivative(t), costs]
+    schedule, n = sampled.of, sampled.t.numel() * dim
+    outputs = [schedule._log_snr(sampled.at), schedule._log_snr_derivative(sampled.at), costs]
     weights = [slopes.by_log_snr / n, slopes.by_rate / n, torch.full_like(costs, 1 / dim)]
     _adopt(schedule.ends, torch.autograd.grad(outputs, schedule.ends, weights))
 
 
-def end_costs(core: Diffusion, x0: Tensor, decoder: Decoder, noise: Tensor) -> Tensor:
-    """KL(q(x_1|x_0) ‖ p(x_1)) − log p(x_0|x_{t_0}) at t_0 = 0, in nats, a mean over x0 ``[B, *E]``: the bound's two ends."""
-    chain = core.chain(TimeGrid([0.0, 1.0]))
-    prior = end_law(chain, x0).kl(prior_law(chain, x0))
-    return (prior - reconstruction(chain, decoder, x0, noise)).mean()
+def confine_ends(schedule: Learned, reach: float = _REACH) -> None:
+    """Put ends that have left [−reach, reach] back on its edge; the host waits for nothing."""
+    with torch.no_grad():
+        schedule.log_snr_max.clamp_(max=reach)
+        schedule.log_span.copy_(torch.minimum(schedule.log_span, (schedule.log_snr_max + reach).log()))
+
+
+def end_costs(schedule: Learned, x0: Tensor, decoder: Decoder, noise: Tensor) -> Tensor:
+    """KL(q(x_1|x_0) ‖ N(0, I)) − log p(x_0|x_0's noisy copy at t = 0), in nats, a mean over x0 ``[B, *E]``.
+
+    The bound's two ends, all on the schedule's device; ``decoder`` asks no network.
+    """
+    t = torch.arange(2, dtype=torch.float64, device=schedule.log_snr_max.device)
+    log_snr = schedule._log_snr(t)
+    level = schedule._level(t, log_snr, x0)
+    first, last = level[0], level[1]
+    log_var = send(2 * schedule._log_sigma_at(log_snr[1]), x0)
+    prior = Gaussian(last.alpha * x0, log_var).kl(Gaussian(torch.zeros_like(x0), torch.zeros_like(log_var)))
+    xt = first.alpha * x0 + first.sigma * noise
+    return (prior - decoder.log_prob(x0, xt, first, None)).mean()
 
 
 def decoder_of(data: Dataset) -> Decoder:
@@ -125,13 +160,15 @@ class ScheduleLearner:
         core: with a :class:`~unidiff.core.schedule_learned.Learned` schedule.
         learn: "all", or "inside" with the ends held.
         decoder: of the ends.
-        average: the rule of the parameters' average in time.
     """
 
-    def __init__(self, core: Diffusion, learn: Learn, decoder: Decoder, average: Callable[..., None]) -> None:
+    def __init__(self, core: Diffusion, learn: Learn, decoder: Decoder) -> None:
         assert isinstance(core.schedule, Learned)
         self.core, self.schedule, self.learn, self.decoder = core, core.schedule, learn, decoder
-        self.ema = AveragedModel(core.schedule, multi_avg_fn=average)
+        self.ema = Average(core.schedule)
+        # A schedule that starts wider may stay so.
+        built = core.schedule._options()
+        self.reach = max(_REACH, abs(built["log_snr_max"]), abs(built["log_snr_min"]))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -151,15 +188,19 @@ class ScheduleLearner:
     def take(self, sampled: Sampled, slopes: Slopes, x0: Tensor, generator: torch.Generator) -> None:
         """Fill in the schedule's gradients, after the network's backward pass."""
         dim = x0[0].numel()
-        learn_inside(self.schedule, sampled.t, slopes, dim)
+        learn_inside(sampled, slopes, dim)
         if self.learn == "all":
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-            learn_ends(self.schedule, sampled.t, slopes, end_costs(self.core, x0, self.decoder, noise), dim)
+            learn_ends(sampled, slopes, end_costs(self.schedule, x0, self.decoder, noise), dim)
+
+    def moved(self, decay: float) -> None:
+        """After the optimiser's step: keep the ends in reach, and average."""
+        if self.learn == "all":
+            confine_ends(self.schedule, self.reach)
+        self.ema.update(decay)
 
 
-def learner_of(
-    core: Diffusion, config: TrainConfig, data: Dataset, average: Callable[..., None]
-) -> ScheduleLearner | None:
+def learner_of(core: Diffusion, config: TrainConfig, data: Dataset) -> ScheduleLearner | None:
     """The learner of the core's schedule; None if that is not learned, or to be left alone.
 
     Raises:
@@ -171,7 +212,7 @@ def learner_of(
         raise ValueError(
             f"loss must be 'denoising' to train a learned schedule (or learn_schedule 'none'), got {config.loss!r}"
         )
-    return ScheduleLearner(core, config.learn_schedule, decoder_of(data), average)
+    return ScheduleLearner(core, config.learn_schedule, decoder_of(data))
 
 
 def _adopt(parameters: tuple[nn.Parameter, ...], gradients: tuple[Tensor, ...]) -> None:

@@ -34,7 +34,6 @@ def collect(trainer: Trainer) -> Checkpoint:
     if trainer.learner is not None:
         tensors |= {f"ema_schedule.{name}": t for name, t in trainer.learner.ema.module.state_dict().items()}
     tensors["progress.window"] = trainer.window
-    tensors["progress.averaged"] = trainer.ema.n_averaged
     moments = trainer.optimizer.state_dict()["state"]
     tensors |= {f"optimizer.{i}.{name}": t for i, slot in moments.items() for name, t in slot.items()}
     tensors |= {"random.noise": trainer.noise.get_state(), "random.times": trainer.times.get_state()}
@@ -93,11 +92,9 @@ def restore(trainer: Trainer, kept: Checkpoint, progress: dict[str, Any]) -> Non
         KeyError, ValueError, RuntimeError, TypeError: tensors or numbers that are missing or of another shape.
     """
     trainer.ema.module.load_state_dict(kept.under("ema"))
-    trainer.ema.n_averaged.copy_(kept.tensors["progress.averaged"])
     parameters = list(trainer.network.parameters())
     if trainer.learner is not None:
         trainer.learner.ema.module.load_state_dict(kept.under("ema_schedule"))
-        trainer.learner.ema.n_averaged.copy_(kept.tensors["progress.averaged"])
         parameters += trainer.learner.parameters
     trainer.window.copy_(kept.tensors["progress.window"])
     moments: dict[int, dict[str, Tensor]] = {}

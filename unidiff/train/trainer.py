@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.times import antithetic_times, finite_span
 from unidiff.train import checkpoint as checkpoints
+from unidiff.train.average import Average
 from unidiff.train.build import build_core, describe, shaped
 from unidiff.train.checkpoint import MISFITS, CheckpointError, one_line
 from unidiff.train.config import TrainConfig
@@ -47,7 +47,6 @@ from unidiff.worlds import World
 
 __all__ = ["CHANGEABLE", "Trainer"]
 
-_Tensors = list[Tensor] | tuple[Tensor, ...]
 OnLog = Callable[["Trainer", dict[str, float]], None]
 
 
@@ -102,8 +101,8 @@ class Trainer:
         self.network = network
         self.trained = [p for p in network.parameters() if p.requires_grad]
         # Averaged before it is compiled: a copy of a compiled module would share the compiled forward.
-        self.ema = AveragedModel(network, multi_avg_fn=self._average)
-        self.learner = learner_of(core, config, data, self._average)
+        self.ema = Average(network)
+        self.learner = learner_of(core, config, data)
         self.bound = VarianceLoss.of(core, config)
         groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
         if self.learner is not None:
@@ -252,17 +251,15 @@ class Trainer:
         if learner is not None and sampled is not None:
             slopes = Slopes.of(sampled, loss, 1 / (len(x0) * dim), config.weighting, self.options)
             learner.take(sampled, slopes, x0, self.noise)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.clip)
         self.optimizer.step()
-        self.ema.update_parameters(self.network)
+        # The first parameters are no part of the average.
+        decay = ema_decay(config.ema, self.step) if self.step else 0.0
+        self.ema.update(decay)
         if learner is not None:
-            learner.ema.update_parameters(learner.schedule)
+            learner.moved(decay)
         self.window += torch.stack([mean.detach().double(), norm.double(), torch.ones_like(self.window[0])])
         self.step += 1
-
-    def _average(self, averaged: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
-        """θ̄ ← d θ̄ + (1 − d) θ by torch's rule, d from the host's count of steps: ``updates`` may be on the device."""
-        get_ema_multi_avg_fn(ema_decay(self.config.ema, self.step))(averaged, current, updates)
 
     def _condition(self, index: Tensor) -> Tensor | None:
         if self.num_classes is None or self.data.labels is None:
