@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import identities, score, train, vae, worlds
+from unidiff import identities, rl, score, train, vae, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -34,6 +34,7 @@ __all__ = [
     "Thermodynamics",
     "TimeGrid",
     "identities",
+    "rl",
     "sample",
     "score",
     "train",
