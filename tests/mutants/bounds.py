@@ -64,7 +64,7 @@ MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     Mutant("sampled: the repeats' spread for their mean's", SAMPLED, "return self.repeats.std(0) / math.sqrt(self.repeats.shape[0])", "return self.repeats.std(0)"),
     Mutant("sampled: an error bar of draws that are not apart", SAMPLED, "return float(means.std()) / math.sqrt(len(means))", "return float(self.repeats.std()) / math.sqrt(self.repeats.numel())"),
     Mutant("integral: in time without its ½", SAMPLED, "torch.log(-0.5 * (1 - first) *", "torch.log(-1.0 * (1 - first) *"),
-    Mutant("integral: in log-SNR without its ½", SAMPLED, "torch.log(0.5 * (high - low))", "torch.log(high - low)"),
+    Mutant("integral: in log-SNR without its ½", SAMPLED, "torch.log(0.5 * (high - low).detach())", "torch.log((high - low).detach())"),
     Mutant("integral: the span of time is 1", SAMPLED, "torch.log(-0.5 * (1 - first) *", "torch.log(-0.5 *"),
     # -- many paths
     Mutant("importance weights: K for log K", WEIGHTS, "- math.log(self.log_weights.shape[0])", "- self.log_weights.shape[0]"),

@@ -55,7 +55,7 @@ def test_stable_baselines_checker_has_nothing_to_say(options) -> None:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("options", [c for _, c in CASES], ids=[name for name, _ in CASES])
 def test_in_parity_mode_the_chains_are_single_environments_bit_for_bit(options, mode) -> None:
-    many = gymnasium.make_vec(ID, 3, reward=reward, parity=True, autoreset_mode=mode, **options)
+    many: Any = gymnasium.make_vec(ID, 3, reward=reward, parity=True, autoreset_mode=mode, **options)
     single = gymnasium.make_vec(ID, 3, "sync", vector_kwargs={"autoreset_mode": mode}, reward=reward, **options)
     assert many.observation_space == single.observation_space
     assert many.action_space == single.action_space
@@ -136,7 +136,7 @@ def test_a_picture_is_bytes_and_shows_the_chains(core, shape) -> None:
     assert drawn is not None
     assert drawn[0].shape == shape
     assert drawn[0].dtype == np.uint8
-    env.step(np.zeros(env.action_space.shape))
+    env.step(np.zeros((4, *env.single_action_space.shape)))  # pyright: ignore
     after = env.render()
     assert after is not None
     assert not np.array_equal(drawn[0], after[0])
@@ -189,12 +189,13 @@ def test_a_vector_option_is_refused_by_name() -> None:
         with pytest.raises((ValueError, TypeError), match=message):
             DenoiseVectorEnv(**{"num_envs": 2, "core": plane(), **options})
     env = DenoiseVectorEnv(2, classes(), steps=2, condition="random")
-    for seed, options, message in (
+    rows: list[tuple[Any, Any, str]] = [
         ([1], None, "seed must be one, or a list of 2, got 1"),
         (None, {"condition": [0, 1, 2]}, "one for each of 2, got 3"),
         (None, {"condition": [0, 5]}, "a class in 0 … 2"),
         (None, {"reset_mask": np.array([True, False])}, "reset_mask must be of all chains"),
-    ):
+    ]
+    for seed, options, message in rows:
         with pytest.raises(ValueError, match=re.escape(message)):
             env.reset(seed=seed, options=options)
 

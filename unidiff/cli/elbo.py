@@ -1,5 +1,6 @@
 """``unidiff elbo``: the variational bound of data as a ledger, term by term, with a picture of its steps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from unidiff.cli.measured import check_world, label, labels_of, level_count, measured_on
+from unidiff.cli.measured import check_world, label, labels_of, level_count, measured_on, part_of
 from unidiff.cli.parsing import check_picture, parse, print_json
 from unidiff.cli.sample import load
 from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_seed
@@ -21,6 +22,8 @@ REPEATS = 4
 """Of the drawn terms, which tell their error."""
 DECODERS = ("auto", "continuous", "discretised", "categorical")
 GRIDS = ("uniform", "log-snr")
+PICTURED = 1000
+"""Steps in the picture of infinitely many."""
 PASS = 512
 """Data whose errors make the table of the optimal variance."""
 
@@ -35,14 +38,15 @@ class ElboOptions:
         data: a named data set, an .npz file (its test part if it has one) or a folder of images; if left out, the world's
             own draws, or the data set of that name that the checkpoint was trained on, drawn anew.
         n: how many data, at most.
-        steps: of the chain.
-        grid: log-snr (even in log-SNR), uniform (in time), or the path of a grid saved as JSON.
+        steps: of the chain; 0 for the bound of infinitely many, which needs draws.
+        grid: log-snr (even in log-SNR), uniform (in time), or the path of a grid saved as JSON, which says its own steps.
         first: the time to start from; 0, or where the schedule has no noise there, a little later.
         variance: of the chain's steps: posterior, prior, optimal (the exact denoiser's, or by a pass over data) or learned.
         decoder: of the last step: continuous (a density), discretised or categorical (probabilities of levels); auto is
-            discretised for bytes and digits, else continuous.
-        draws: terms of each datum in each of 4 repeats, drawn in strata, in place of all the steps; 0 for all. The picture
-            is then of the first 128 data.
+            discretised for bytes and the data set of digits, else continuous.
+        draws: terms of each datum in each of 4 repeats, in place of all the steps; 0 for all. The picture is then of the
+            first 128 data.
+        sampling: how terms are drawn: stratified, antithetic, independent, or importance (of steps, by a pilot).
         paths: paths of each datum for the importance-weighted bound beside the ledger; 0 for none.
         condition: a class, or "labels", each datum's own; None is the unconditional model.
         device: where to compute.
@@ -62,6 +66,7 @@ class ElboOptions:
     variance: str = "posterior"
     decoder: str = "auto"
     draws: int = 0
+    sampling: str = "stratified"
     paths: int = 0
     condition: str | None = None
     device: str = "cpu"
@@ -74,10 +79,14 @@ class ElboOptions:
         """Find out before any work what cannot be. Raises ValueError."""
         from unidiff.core.chain import VARIANCES
         from unidiff.identities.subjects import DTYPES
+        from unidiff.vae.sampled import SAMPLINGS
 
         check_count("n", self.n, least=2)
-        check_count("steps", self.steps)
+        check_count("steps", self.steps, 0)
         check_count("draws", self.draws, 0)
+        check_name("sampling", self.sampling, SAMPLINGS)
+        if not self.steps:
+            self._check_continuous()
         check_count("paths", self.paths, 0)
         check_name("variance", self.variance, VARIANCES)
         check_name("decoder", self.decoder, DECODERS)
@@ -89,6 +98,20 @@ class ElboOptions:
         check_picture("out", self.out)
         if Path(self.grid).suffix != ".json":
             check_name("grid", self.grid, GRIDS)
+        elif self.first is not None:
+            raise ValueError(f"first is for a grid that is made, got {self.first:g} with the grid {self.grid}")
+
+    def _check_continuous(self) -> None:
+        if not self.draws:
+            raise ValueError("steps must be at least 1, or draws given: infinitely many steps cannot all be taken")
+        for name, value, needed in (
+            ("variance", self.variance, ("posterior",)), ("grid", self.grid, GRIDS),
+            ("sampling", self.sampling, ("stratified", "antithetic", "independent")),
+        ):  # fmt: skip
+            if value not in needed:
+                raise ValueError(f"{name} must be {' or '.join(needed)} for infinitely many steps, got {value!r}")
+        if self.paths:
+            raise ValueError(f"paths need a chain of steps, got {self.paths} with steps = 0")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -99,6 +122,7 @@ def run(arguments: Sequence[str]) -> int:
 
     core = load(options.checkpoint, options.world, options.device, DTYPES[options.dtype])
     document, figure = measure(options, core)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=150, facecolor="white")
     document["picture"] = str(options.out)
     if options.json:
@@ -114,8 +138,8 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
 
     from unidiff.report import Bars
     from unidiff.report.ledger import ledger
-    from unidiff.vae import ELBO, HierarchicalVAE, SampledELBO
-    from unidiff.worlds import Interval, PointCloud
+    from unidiff.vae import ELBO, HierarchicalVAE, SampledELBO, importance_of
+    from unidiff.worlds import Interval
 
     data, world, _ = measured_on(options, core)
     condition = check_condition(labels_of(options, data), 1.0, len(data.x), getattr(core.denoiser, "num_classes", None))
@@ -126,14 +150,22 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     vae.chain(grid)
     decoder.check(data.x)
     whole, drawn, bounds = [], [], []
+    chained = bool(options.steps) or Path(options.grid).suffix == ".json"
     with Bars() as bars:
         for k in range(0, len(data.x), BLOCK):
             x, own = data.x[k : k + BLOCK], None if condition is None else condition[k : k + BLOCK]
             if not options.draws or k == 0:
                 whole.append(vae.elbo(x, grid, condition=own, generator=generator))
             if options.draws:
-                some = {"draws": options.draws, "repeats": REPEATS, "condition": own, "generator": generator}
-                drawn.append(vae.sampled_elbo(x, grid, **some))
+                some: dict[str, Any] = {
+                    "draws": options.draws, "repeats": REPEATS, "sampling": options.sampling, "condition": own,
+                    "generator": generator,
+                }  # fmt: skip
+                if not chained:
+                    drawn.append(vae.continuous_elbo(x, first=float(grid.times[0]), **some))
+                else:
+                    proposal = importance_of(whole[0]) if options.sampling == "importance" else None
+                    drawn.append(vae.sampled_elbo(x, grid, proposal=proposal, **some))
             if options.paths:
                 bounds.append(vae.iwae(x, grid, options.paths, condition=own, generator=generator))
             bars.update("elbo", k + len(x), len(data.x), f"{k + len(x)} of {len(data.x)}")
@@ -146,7 +178,8 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     }  # fmt: skip
     document: dict[str, Any] = {
         "data": data.name, "n": len(data.x), "dim": found.dim, "dtype": options.dtype, "device": str(data.x.device),
-        "steps": grid.steps, "grid": options.grid, "variance": options.variance, "condition": options.condition,
+        "part": part_of(options, data.name), "scale": scale, "steps": grid.steps if chained else 0,
+        "grid": options.grid, "variance": options.variance, "condition": options.condition,
         "decoder": type(decoder).__name__, "probabilities": decoder.discrete,
         "ledger": {name: _told(Interval.of(value)) for name, value in rows.items()},
         "elbo": _told(nats), "bits_per_dim": {"mean": bits.mean, "low": bits.low, "high": bits.high},
@@ -156,9 +189,12 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     if bounds:
         many = torch.cat([b.bound for b in bounds])
         document["importance"] = {
-            "paths": options.paths, **_told(Interval.of(many)), "ess": float(torch.cat([b.ess for b in bounds]).mean())
+            "paths": options.paths, **_told(Interval.of(many)),
+            "bits_per_dim": Interval.of(-many / (found.dim * math.log(2))).mean - math.log2(scale),
+            "ess": float(torch.cat([b.ess for b in bounds]).mean()),
         }  # fmt: skip
-    if world is not None and not isinstance(world, PointCloud) and not decoder.discrete and condition is None:
+    own_law = options.world is None or options.data is None
+    if world is not None and own_law and _dense(world) and not decoder.discrete and condition is None:
         document["truth"] = float(world.log_prob(data.x).mean())
     terms = pictured.diffusion.to("cpu", torch.float64)
     levels = core.schedule.log_snr(grid.times).detach().cpu().numpy()
@@ -174,29 +210,32 @@ def show(document: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for name, justify in (("", "left"), ("nats", "right"), ("± s.e.", "right"), ("bits/dim", "right"), ("", "left")):
         table.add_column(name, justify=justify, style=None if name else "dim")  # pyright: ignore
-    unit = document["dim"] * 0.6931471805599453
+    unit = document["dim"] * math.log(2)
+    # A density's is of one unit of the raw data, of which x is a multiple: that part belongs to what was reconstructed.
+    offset = -math.log2(document["scale"])
+    steps = f"{document['steps'] or 'infinitely many'} steps"
     own = document.get("drawn")
     drawn = "" if own is None else f", {own['terms']} drawn for each (± {own['standard_error']:.2g} nats)"
     notes = {
-        "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{document['steps']} steps, {document['variance']} variance{drawn}",
+        "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{steps}, {document['variance']} variance{drawn}",
         "reconstruction": f"−log p(x|x_0), {document['decoder']}",
     }  # fmt: skip
     for name, row in document["ledger"].items():
-        table.add_row(
-            name, f"{row['mean']:.4f}", f"{row['standard_error']:.4f}", f"{row['mean'] / unit:.4f}", notes[name]
-        )
+        bits = row["mean"] / unit + (offset if name == "reconstruction" else 0.0)
+        table.add_row(name, f"{row['mean']:.4f}", f"{row['standard_error']:.4f}", f"{bits:.4f}", notes[name])
     bits, elbo = document["bits_per_dim"], document["elbo"]
     spread = f"95% interval [{bits['low']:.4f}, {bits['high']:.4f}] over {document['n']} of {document['data']}"
+    spread += "" if document["part"] is None else f" ({document['part']} data)"
     table.add_row("−ELBO", f"{-elbo['mean']:.4f}", f"{elbo['standard_error']:.4f}", f"{bits['mean']:.4f}", spread)
     if "importance" in document:
         own = document["importance"]
         note = f"{own['paths']} paths a datum, {own['ess']:.2f} of them effective"
         table.add_row(
-            "−IWAE", f"{-own['mean']:.4f}", f"{own['standard_error']:.4f}", f"{-own['mean'] / unit:.4f}", note
+            "−IWAE", f"{-own['mean']:.4f}", f"{own['standard_error']:.4f}", f"{own['bits_per_dim']:.4f}", note
         )
     if "truth" in document:
         table.add_row(
-            "−log p", f"{-document['truth']:.4f}", "", f"{-document['truth'] / unit:.4f}", "the data's own law"
+            "−log p", f"{-document['truth']:.4f}", "", f"{-document['truth'] / unit + offset:.4f}", "the data's own law"
         )
     console.print(table)
     if not document["probabilities"]:
@@ -215,9 +254,16 @@ def _grid(options: ElboOptions, core: "Diffusion") -> Any:
     if Path(options.grid).suffix == ".json":
         return TimeGrid.load(options.grid)
     first = finite_span(core.schedule)[0] if options.first is None else options.first
+    steps = options.steps or PICTURED
     if options.grid == "uniform":
-        return TimeGrid.uniform(options.steps, first)
-    return TimeGrid.uniform_log_snr(options.steps, core.schedule, first)
+        return TimeGrid.uniform(steps, first)
+    return TimeGrid.uniform_log_snr(steps, core.schedule, first)
+
+
+def _dense(world: Any) -> bool:
+    from unidiff.worlds import PointCloud
+
+    return not isinstance(world, PointCloud)
 
 
 def _decoder(options: ElboOptions, data: Any) -> Any:

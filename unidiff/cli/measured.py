@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from unidiff.core.diffusion import Diffusion
     from unidiff.train.data import Dataset
+    from unidiff.train.files import Split
     from unidiff.worlds import World
 
 
@@ -104,8 +105,7 @@ def measured_on(options: Asked, core: Diffusion) -> tuple[Dataset, World | None,
             raise ValueError(
                 f"data must be named for a checkpoint trained on {name!r}; known: {', '.join(data_names())}"
             )
-    split = "test" if Path(name).suffix == ".npz" and _has_test(Path(name)) else "train"
-    data = load_data(name, n=options.n, split=split, dtype=dtype, generator=generator)
+    data = load_data(name, n=options.n, split=part_of(options, name) or "train", dtype=dtype, generator=generator)
     chosen = torch.randperm(len(data), generator=generator)[: options.n]
     x = data.x[chosen]
     if x[0].numel() != torch.Size(core.event_shape).numel():
@@ -118,6 +118,16 @@ def measured_on(options: Asked, core: Diffusion) -> tuple[Dataset, World | None,
     labels = None if data.labels is None else data.labels[chosen].to(device)
     x = x.reshape(len(x), *core.event_shape).to(device)
     return Dataset(x, labels, name=data.name, scale=data.scale, no_labels=data.no_labels), world, generator
+
+
+def part_of(options: Asked, name: str) -> Split | None:
+    """Which part of the data called ``name`` is measured: "test" where a file has one; None for what is drawn anew."""
+    from unidiff.train.toys import TOYS
+
+    if (options.data is None and options.world is not None) or name in TOYS:
+        return None
+    path = Path(options.data or name)
+    return "test" if path.suffix == ".npz" and _has_test(path) else "train"
 
 
 def labels_of(options: Asked, data: Dataset) -> Tensor | None:

@@ -18,6 +18,9 @@ from torch import Tensor
 Time = float | Tensor
 
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def right_expand(value: Tensor, like: Tensor) -> Tensor:
     """Give ``value`` of shape ``[]`` or ``[B]`` the trailing axes it needs to broadcast against ``like`` ``[B, *E]``."""
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
@@ -244,14 +247,14 @@ def check_condition(condition: Tensor | None, guidance: float, rows: int, num_cl
         return None
     if num_classes is None:
         raise ValueError("condition must be left out: this denoiser takes none (no num_classes)")
-    if not isinstance(condition, Tensor) or condition.is_floating_point() or condition.is_complex():
+    if not isinstance(condition, Tensor) or condition.dtype not in _INTEGERS:
         kind = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
         raise TypeError(f"condition must be a tensor of integers, got {kind}")
     if condition.ndim > 1 or (condition.ndim == 1 and condition.shape[0] != rows):
         raise ValueError(f"condition must have shape [{rows}] or [], got {list(condition.shape)}")
     if condition.device.type == "cpu" and not bool(((condition >= 0) & (condition <= num_classes)).all()):
         raise ValueError(f"condition must lie in 0 … {num_classes} ({num_classes} is no class), got {_show(condition)}")
-    return condition.expand(rows)
+    return condition.to(torch.int64).expand(rows)
 
 
 def check_alike(**tensors: Tensor) -> None:

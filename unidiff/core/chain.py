@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_name, right_expand
+from unidiff.core.boundary import check_floating, check_name, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.grid import TimeGrid
@@ -59,6 +59,7 @@ class ReverseChain:
             None asks the denoiser's own ``x0_variance(xt, level)``, which an exact denoiser has. An error with another rule.
 
     Raises:
+        TypeError: x0_variance is no floating-point tensor.
         ValueError: an unknown rule; ``"learned"`` without a network that learns it; ``"optimal"`` without a source of
             Var[x_0|x_t]; an eps- or score-network on a grid that reaches zero SNR.
     """
@@ -78,6 +79,7 @@ class ReverseChain:
         if x0_variance is not None:
             if variance != "optimal":
                 raise ValueError(f"x0_variance is for variance 'optimal', got it with variance {variance!r}")
+            check_floating("x0_variance", x0_variance)
             if x0_variance.shape != (grid.steps,):
                 raise ValueError(f"x0_variance must have shape [{grid.steps}], got {list(x0_variance.shape)}")
             if not bool(((x0_variance >= 0) & torch.isfinite(x0_variance)).all()):

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_name, check_positive, right_expand
+from unidiff.core.boundary import check_count, check_name, check_positive, check_real, right_expand
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 
@@ -98,6 +98,7 @@ class Levels:
     """Data's possible values: ``count`` of them, evenly from ``low`` to ``high``; uint8 in [−1, 1] as it stands.
 
     Raises:
+        TypeError: low or high is no number.
         ValueError: fewer than two, or low not below high, or not finite.
     """
 
@@ -107,6 +108,8 @@ class Levels:
 
     def __post_init__(self) -> None:
         check_count("levels", self.count, least=2)
+        for name, value in (("low", self.low), ("high", self.high)):
+            check_real(name, value)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low must be below high, both finite, got {self.low} and {self.high}")
 

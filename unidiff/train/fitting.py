@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_positive, check_seed
+from unidiff.core.boundary import check_count, check_generator, check_positive, check_real, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule_learned import Learned
 from unidiff.core.times import antithetic_times, finite_span
@@ -64,6 +64,7 @@ def estimator_spread(
         TypeError, ValueError: x0 or labels as :meth:`unidiff.Diffusion.check_batch`, draws below 2, rows below 1.
     """
     condition = core.check_batch("x0", x0, condition)
+    check_generator(generator, x0.device)
     check_count("draws", draws, least=2)
     check_count("rows", rows)
     first, last = finite_span(core.schedule)
@@ -188,7 +189,9 @@ def _ends(core: Diffusion, ends: tuple[float, float] | None) -> tuple[float, flo
             "read it in that convention first (Schedule.as_vp and RescaledDenoiser)"
         )
     if ends is not None:
-        return ends
+        if not isinstance(ends, (tuple, list)) or len(ends) != 2:
+            raise ValueError(f"ends must be two log-SNRs, (highest, lowest), got {ends!r}")
+        return check_real("ends[0]", ends[0]), check_real("ends[1]", ends[1])
     high, low = core.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).detach().tolist()
     if not (math.isfinite(high) and math.isfinite(low)):
         raise ValueError(f"ends must be given for a schedule with an infinite one, got log-SNRs from {high} to {low}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_state
+from unidiff.core.boundary import check_generator, check_state
 from unidiff.core.decoders import Levels, check_levels
 
 
@@ -21,6 +21,7 @@ def dequantise(x0: Tensor, levels: Levels, generator: torch.Generator | None = N
         TypeError, ValueError: x0 is no state, or holds numbers that are not on the levels; levels are none.
     """
     check_state("x0", x0)
+    check_generator(generator, x0.device)
     check_levels(levels).index(x0)
     u = torch.rand(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
     return x0 + levels.width * (u - 0.5)

@@ -14,7 +14,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike
+from unidiff.core.boundary import check_alike, check_generator
 from unidiff.core.chain import ReverseChain
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.ladder import chain_rows
@@ -46,14 +46,17 @@ def variance_bound(
         autocast: run the network in this dtype.
 
     Raises:
-        TypeError: x0 is no floating-point tensor.
+        TypeError: x0 is no floating-point tensor, k or the labels none of integers.
         ValueError: another rule, a grid with an infinite end, steps out of range or not one a member, x0 or labels as
-            :meth:`unidiff.Diffusion.check_arguments`, noise unlike x0.
+            :meth:`unidiff.Diffusion.check_batch`, noise unlike x0.
     """
     if chain.variance != "learned":
         raise ValueError(f"chain must have the variance 'learned', got {chain.variance!r}")
     check_grid(chain)
-    condition = chain.core.check_arguments("x0", x0, condition, 1.0)
+    condition = chain.core.check_batch("x0", x0, condition)
+    check_generator(generator, x0.device)
+    if not isinstance(k, Tensor) or k.dtype == torch.bool:
+        raise TypeError(f"k must be a tensor of integers, got {k.dtype if isinstance(k, Tensor) else type(k).__name__}")
     if k.shape != x0.shape[:1] or k.is_floating_point() or not bool(((k >= 1) & (k <= chain.steps)).all()):
         raise ValueError(
             f"k must be {x0.shape[0]} integers in 1 … {chain.steps}, got shape {list(k.shape)} of {k.dtype}"

@@ -15,7 +15,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence, check_alike, check_count, check_generator, check_name, check_time
+from unidiff.core.boundary import (
+    as_sequence,
+    check_alike,
+    check_count,
+    check_floating,
+    check_generator,
+    check_name,
+    check_positive,
+    check_real,
+    check_time,
+)
 from unidiff.core.chain import VARIANCES, ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
@@ -23,7 +33,15 @@ from unidiff.core.grid import TimeGrid
 from unidiff.core.ladder import Ladder, draw_ladder
 from unidiff.core.trajectory import end_law, path_weights, prior_law, reconstruction
 from unidiff.vae.bound import ELBO, block_rows, check_grid, exact_elbo
-from unidiff.vae.sampled import Measure, SampledELBO, Sampling, importance_of, sampled_integral, sampled_steps
+from unidiff.vae.sampled import (
+    SAMPLINGS,
+    Measure,
+    SampledELBO,
+    Sampling,
+    importance_of,
+    sampled_integral,
+    sampled_steps,
+)
 from unidiff.vae.weights import ImportanceWeights
 from unidiff.worlds import Interval
 
@@ -124,6 +142,8 @@ class HierarchicalVAE:
         """
         chain, condition = self._checked(x0, grid, condition, guidance, generator)
         check_count("repeats", repeats, least=2)
+        check_count("draws", draws)
+        check_name("sampling", sampling, SAMPLINGS)
         if sampling == "importance" and proposal is None:
             few = None if condition is None else condition[:_PILOT]
             pilot = self.elbo(x0[:_PILOT], grid, condition=few, guidance=guidance, generator=generator)
@@ -152,13 +172,14 @@ class HierarchicalVAE:
         Args:
             first: t_0.
             sampling: "independent", "antithetic" or "stratified".
-            measure: what is sampled evenly, "time" or "log-snr"; the bound is the same.
+            measure: what is sampled evenly, "log-snr" or "time". The bound is the same; by "time" few draws carry it where λ
+                is steep, and its standard error is then too small.
             x0, draws, repeats, condition, generator: as :meth:`sampled_elbo`.
 
         Raises:
             TypeError, ValueError: as :meth:`sampled_elbo`.
         """
-        chain, condition = self._checked(x0, _from(first), condition, 1.0, generator)
+        chain, condition = self._continuous(x0, first, condition, generator)
         check_count("repeats", repeats, least=2)
         terms = sampled_integral(
             self.core, x0, first, draws=draws, repeats=repeats, sampling=sampling, measure=measure, condition=condition,
@@ -187,12 +208,13 @@ class HierarchicalVAE:
         """
         if grid is not None and first != 0.0:
             raise ValueError(f"first is for the continuous bound, got first = {first} with a grid")
-        chain, condition = self._checked(x0, _from(first) if grid is None else grid, condition, 1.0, generator)
         if grid is None:
+            chain, condition = self._continuous(x0, first, condition, generator)
             terms = sampled_integral(
                 self.core, x0, first, draws=draws, repeats=1, condition=condition, generator=generator
             )
         else:
+            chain, condition = self._checked(x0, grid, condition, 1.0, generator)
             terms = sampled_steps(chain, x0, draws=draws, repeats=1, condition=condition, generator=generator)
         return -self._ledger(chain, x0, terms, condition, 1.0, generator).total
 
@@ -201,7 +223,14 @@ class HierarchicalVAE:
 
         Args:
             scale: the width in x of one unit of the raw data, where the decoder gives densities; ignored for probabilities.
+
+        Raises:
+            TypeError, ValueError: as :meth:`elbo`; fewer than two data, a scale that is not positive.
         """
+        check_positive("scale", scale)
+        self.core.check_batch("x0", x0, options.get("condition"))  # pyright: ignore
+        if len(x0) < 2:
+            raise ValueError(f"x0 must hold at least 2 data for an interval, got {len(x0)}")
         ledger = self.elbo(x0, grid, **options)  # pyright: ignore
         return ledger.bits_per_dim(1.0 if self.decoder.discrete else scale)
 
@@ -301,6 +330,9 @@ class HierarchicalVAE:
 
     def prior(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
         """n draws of p(x_{t_N}); see :meth:`unidiff.Diffusion.prior`."""
+        if like is not None:
+            check_floating("like", like)
+        check_generator(generator, torch.device("cpu") if like is None else like.device)
         return self.core.prior(check_count("n", n), generator, like)
 
     @torch.no_grad()
@@ -345,6 +377,17 @@ class HierarchicalVAE:
         self.decoder.check(x0)
         return self.chain(grid), condition
 
+    def _continuous(
+        self, x0: Tensor, first: float, condition: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[ReverseChain, Tensor | None]:
+        """Of the continuous bound: its two ends as a chain, whatever the view's own rule."""
+        condition = self.core.check_batch("x0", x0, condition)
+        check_generator(generator, x0.device)
+        self.decoder.check(x0)
+        chain = self.core.chain(_from(first))
+        check_grid(chain)
+        return chain, condition
+
     def _ledger(
         self,
         chain: ReverseChain,
@@ -361,7 +404,7 @@ class HierarchicalVAE:
 
 
 def _from(first: float) -> TimeGrid:
-    if not float(check_time("first", first)) < 1.0:
+    if not float(check_time("first", check_real("first", first))) < 1.0:
         raise ValueError(f"first must be earlier than 1, got {first}")
     return TimeGrid([first, 1.0])
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count
+from unidiff.core.boundary import check_alike, check_count, check_floating, check_generator, check_type
 from unidiff.core.denoising import noise_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
@@ -75,12 +75,15 @@ def optimal_variance(
         FloatingPointError: the network's error is not finite.
     """
     condition = core.check_batch("x0", x0, condition, guidance)
+    check_type("grid", grid, TimeGrid)
+    check_generator(generator, x0.device)
     check_count("draws", draws)
     check_count("rows", rows)
     levels = core.schedule.level(grid.times)[1:]
     _check_levels(levels.log_snr, grid)
     batch, steps, dim = x0.shape[0], grid.steps, x0[0].numel()
     if noise is not None:
+        check_floating("noise", noise)
         if noise.shape != (draws, steps, *x0.shape):
             raise ValueError(
                 f"noise must have shape {[draws, steps, *x0.shape]}, one draw a level, got {list(noise.shape)}"

@@ -169,7 +169,11 @@ def sampled_integral(
             log_weight = torch.log(-0.5 * (1 - first) * schedule.log_snr_derivative(t))
         else:
             t = schedule.time((high + (low - high) * u_r).detach())
-            log_weight = torch.log(0.5 * (high - low)).expand_as(t)
+            log_weight = torch.log(0.5 * (high - low).detach()).expand_as(t)
+            if high.requires_grad:
+                # t was drawn under this density, which stays as it is while a learned schedule moves.
+                rate = -schedule.log_snr_derivative(t)
+                log_weight = log_weight + rate.log() - rate.detach().log()
         parts.append(denoising_error(core, x0, t, log_weight=log_weight, condition=condition, generator=generator))
     return torch.stack(parts).reshape(repeats, draws, -1).mean(1)
 
