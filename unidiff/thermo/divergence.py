@@ -11,7 +11,7 @@ integrals are ½∫σ²E‖·‖² dλ, of the same value for every schedule wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
-from unidiff.thermo.averages import Noised, integrable
+from unidiff.thermo.averages import Noised
 from unidiff.thermo.information import integral
 from unidiff.worlds import Estimate, Gaussian, World
 from unidiff.worlds.estimate import monte_carlo
@@ -61,7 +61,7 @@ class GirsanovBound:
 
 def relative_entropy(first: Noised, second: Noised) -> Estimate:
     """KL(q ‖ p) of two noised laws: exact on Gaussians, else the mean of log q − log p."""
-    mine, theirs = first.wide_law, second.wide.diffuse(first.alpha, first.sigma)
+    first, mine, theirs = _pair(first, second)
     if isinstance(mine, Gaussian) and isinstance(theirs, Gaussian):
         p, q = (
             torch.distributions.MultivariateNormal(law.mean, covariance_matrix=law.covariance) for law in (theirs, mine)
@@ -72,7 +72,7 @@ def relative_entropy(first: Noised, second: Noised) -> Estimate:
 
 def score_gap(first: Noised, second: Noised) -> Estimate:
     """E_q‖∇log q − ∇log p‖², in units of 1/x²."""
-    mine, theirs = first.wide_law, second.wide.diffuse(first.alpha, first.sigma)
+    first, mine, theirs = _pair(first, second)
     if isinstance(mine, Gaussian) and isinstance(theirs, Gaussian):
         ours, other = torch.linalg.inv(mine.covariance), torch.linalg.inv(theirs.covariance)
         slope = other - ours
@@ -83,6 +83,13 @@ def score_gap(first: Noised, second: Noised) -> Estimate:
         return (mine.score(z, check=False) - theirs.score(z, check=False)).flatten(1).square().sum(1)
 
     return first.mean(gap)
+
+
+def _pair(first: Noised, second: Noised) -> tuple[Noised, World, World]:
+    """The first, its nodes fine enough for both, and both laws in float64 where the first one's means are taken."""
+    first = replace(first, beside=second.world)
+    mine = first.wide_law
+    return first, mine, second.world.to(torch.float64, mine.device).diffuse(first.alpha, first.sigma)
 
 
 def decay(
@@ -97,11 +104,10 @@ def decay(
 ) -> Decay:
     """Item 33 between two times; closed forms and quadrature where ``first`` has them, else ``draws``. Trusted."""
     levels = schedule.level(torch.tensor([s, t], dtype=torch.float64))
-    ends = [
-        relative_entropy(Noised(first, *scales, draws, generator), Noised(second, *scales))
-        for scales in zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
-    ]
-    if not integrable(first) and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
+    scales = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
+    ends = [relative_entropy(Noised(first, *each, draws, generator), Noised(second, *each)) for each in scales]
+    cleanest = Noised(first, *scales[0], beside=second)
+    if not cleanest.integrable and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
         mine = first.to(torch.float64)
         theirs = second.to(torch.float64, mine.device)
 
@@ -141,7 +147,7 @@ def girsanov_path(
         return 0.5 * level.log_snr.exp() * (guess - truth).flatten(1).square().sum(1)
 
     levels = core.schedule.level(torch.tensor([s, 1.0], dtype=torch.float64))
-    if integrable(world):
+    if Noised(world, levels.alpha[0].item(), levels.sigma[0].item()).integrable:
 
         def rate(level: NoiseLevel) -> Tensor:
             noised = Noised(world, float(level.alpha), float(level.sigma))
