@@ -10,6 +10,7 @@ stays a check. Where a mixture's components differ so much in width that no node
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,14 +82,23 @@ class Noised:
 
         return self.mean(gap)
 
-    def second_moment(self) -> Tensor:
-        """E‖z‖², exact, in x² units."""
-        law = self.wide_law
-        return law.variance.sum() + law.mean.square().sum()
-
     def entropy(self) -> Estimate:
-        """H(z) in nats, the world's own."""
-        return self.law.entropy(self.draws, self.generator)
+        """H(z) in nats, the world's own, in float64."""
+        return self.world.to(torch.float64).diffuse(self.alpha, self.sigma).entropy(self.draws, self.generator)
+
+    def kl_to_round(self, variance: float) -> Estimate:
+        """KL(q ‖ N(0, r² I)) in nats, r² the ``variance``; from draws, of both densities at the same ones.
+
+        Where q is near N(0, r² I) the two cancel draw by draw, and their difference is known far better than either.
+        """
+        law = self.wide_law
+        if isinstance(law, Gaussian):
+            ratio = law.normals.values / variance
+            return Estimate.exact(0.5 * ((ratio - 1 - ratio.log()).sum() + law.mean.square().sum() / variance))
+        constant = 0.5 * self.world.dim * math.log(2 * math.pi * variance)
+        return self.mean(
+            lambda z: law.log_prob(z, check=False) + 0.5 * z.flatten(1).square().sum(1) / variance + constant
+        )
 
     def mean(self, value: Callable[[Tensor], Tensor]) -> Estimate:
         """E of ``value``: ``[n, *E] -> [n]``, a function of z in float64."""

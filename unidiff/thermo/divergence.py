@@ -20,6 +20,7 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
+from unidiff.thermo.arguments import as_network
 from unidiff.thermo.averages import Noised
 from unidiff.thermo.information import integral
 from unidiff.worlds import Estimate, Gaussian, World
@@ -57,6 +58,11 @@ class GirsanovBound:
     def total(self) -> Tensor:
         """The bound."""
         return self.prior.value + self.path.value
+
+    @property
+    def total_error(self) -> Tensor:
+        """Its standard error: of independent draws for both terms, or what their quadratures changed last."""
+        return torch.hypot(self.prior.standard_error, self.path.standard_error)
 
 
 def relative_entropy(first: Noised, second: Noised) -> Estimate:
@@ -105,7 +111,7 @@ def decay(
     """Item 33 between two times; closed forms and quadrature where ``first`` has them, else ``draws``. Trusted."""
     levels = schedule.level(torch.tensor([s, t], dtype=torch.float64))
     scales = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
-    ends = [relative_entropy(Noised(first, *each, draws, generator), Noised(second, *each)) for each in scales]
+    ends = [relative_entropy(Noised(first, *each, draws, generator), Noised(second, *each)).cpu() for each in scales]
     cleanest = Noised(first, *scales[0], beside=second)
     if not cleanest.integrable and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
         mine = first.to(torch.float64)
@@ -137,11 +143,9 @@ def girsanov_path(
 
     By quadrature for laws in one and two dimensions, else from ``draws`` of (λ, z). Arguments are trusted.
     """
-    parameters = getattr(core.denoiser, "parameters", list)()
-    own = next((p for p in parameters if p.is_floating_point()), None)
 
     def gap(z: Tensor, level: NoiseLevel, law: World) -> Tensor:
-        asked = z if own is None else z.to(own)
+        asked = as_network(core, z)
         guess = core.denoiser(asked, level.to(asked)).x0.to(z)
         truth = law.posterior(z, level.alpha, level.sigma, check=False).mean
         return 0.5 * level.log_snr.exp() * (guess - truth).flatten(1).square().sum(1)
@@ -175,7 +179,7 @@ def drawn(
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
     z = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
     blocks = torch.arange(draws, device=x0.device).split(max(1, 2**16 // world.dim))
-    return monte_carlo((high - low) * torch.cat([rate(z[i], level[i]) for i in blocks]))
+    return monte_carlo((high - low) * torch.cat([rate(z[i], level[i]) for i in blocks])).cpu()
 
 
 def along(
