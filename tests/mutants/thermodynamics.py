@@ -53,8 +53,9 @@ MUTANTS_THERMODYNAMICS: tuple[Mutant, ...] = (
     Mutant("noise entropy forgets e", BOUNDS, "0.5 * (1.0 + math.log(2 * math.pi))", "0.5 * math.log(2 * math.pi)"),
     Mutant("lower bound with s and t exchanged", BOUNDS, "for v in (s, t)]", "for v in (t, s)]"),
     Mutant("the step back plus the rise", BOUNDS, "Estimate(forward - rise", "Estimate(forward + rise"),
-    Mutant("the upper bound told where entropy falls", BOUNDS, "forward if bool(rise >= 0) else None", "forward"),
-    Mutant("the upper bound told where it does not hold alone", BOUNDS, "bool(rise >= 0)", "bool(rise <= 0)"),
+    Mutant("the upper bound told where entropy falls", BOUNDS, "forward if bool(rise >= _SURE * error) else None", "forward"),
+    Mutant("the upper bound told where it does not hold alone", BOUNDS, "bool(rise >= _SURE * error)", "bool(rise <= 0)"),
+    Mutant("the upper bound told where draws happened to rise", BOUNDS, "rise >= _SURE * error", "rise >= 0"),
     # -- paths
     Mutant("work is log w", WORK, "tuple(-v.reshape(times, len(x0)) for v in each)", "tuple(v.reshape(times, len(x0)) for v in each)"),
     Mutant("work without the reconstruction", WORK, "return self.prior + self.diffusion + self.reconstruction", "return self.prior + self.diffusion"),
