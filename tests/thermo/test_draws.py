@@ -12,6 +12,9 @@ from torch import Tensor
 import unidiff as ud
 from tests.thermo.conftest import GRID, draws, exact, line, network, of, seeded
 from unidiff.core.decoders import DiscretisedDecoder
+from unidiff.core.level import NoiseLevel
+from unidiff.core.prediction import Prediction
+from unidiff.thermo import Fluctuation
 from unidiff.thermo.averages import Noised
 from unidiff.thermo.divergence import relative_entropy, score_gap
 from unidiff.worlds import GaussianMixture, PointCloud, World, library
@@ -97,9 +100,11 @@ class Counted:
     def __init__(self, world: World) -> None:
         self.own, self.event_shape, self.calls = ud.worlds.OracleDenoiser(world), world.event_shape, 0
 
-    def __call__(self, *asked: Any) -> Any:
+    def __call__(
+        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
+    ) -> Prediction:
         self.calls += 1
-        return self.own(*asked)
+        return self.own(xt, level, condition, guidance)
 
 
 def test_a_budget_is_refused_before_anything_is_computed() -> None:
@@ -135,5 +140,5 @@ def test_a_generator_is_one_of_the_draws_device() -> None:
 
 def test_a_mean_of_exponentials_is_taken_in_float64() -> None:
     # e^{100} is no float32.
-    told = ud.thermo.Fluctuation(*[torch.full((4,), -100.0) + torch.arange(4.0)] * 3)
+    told = Fluctuation(*[torch.full((4,), -100.0) + torch.arange(4.0)] * 3)
     assert torch.isfinite(told.integral.value) and told.conclusion() == "inconclusive"

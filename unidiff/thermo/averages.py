@@ -30,7 +30,7 @@ _BLOCK = 2**16  # rows asked of a law at once
 
 @dataclass(frozen=True, eq=False)
 class Noised:
-    """The law of z = α x_0 + σ ε for x_0 of a world, σ > 0, and what can be averaged over it.
+    """The law of z = α x_0 + σ ε for x_0 of a world, σ > 0, and what can be averaged over it. Trusted.
 
     Attributes:
         world: the law of x_0.

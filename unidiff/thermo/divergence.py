@@ -56,7 +56,7 @@ class GirsanovBound:
 
     @property
     def total(self) -> Tensor:
-        """The bound."""
+        """The bound; from draws it may be below 0 by as much as its error."""
         return self.prior.value + self.path.value
 
     @property
