@@ -21,16 +21,18 @@ from unidiff.worlds import GaussianMixture, PointCloud, World, library
 
 
 @pytest.mark.statistical
-def test_the_kl_to_the_prior_by_draws_is_paired() -> None:
+@pytest.mark.parametrize("schedule", ["cosine", "karras"])
+def test_the_kl_to_the_prior_by_draws_is_paired(schedule: str) -> None:
     # Near the prior −E log q and −E log π cancel draw by draw. A mixture of one in eight dimensions has draws alone and a
-    # Gaussian's value: z < 5 (false alarm 6e-7). Its error is 1% of what two independent means would leave, √(D/2n).
+    # Gaussian's value: z < 5 (false alarm 6e-7). Its error is under 5% of √(D/2n), which −E log q alone leaves.
     spread = torch.linspace(0.1, 1.5, 8, dtype=torch.float64)
     centre = torch.linspace(-1, 1, 8, dtype=torch.float64)
     alike = ud.worlds.Gaussian(centre, spread.diag())
     one = GaussianMixture([1.0], centre[None], spread.diag()[None])
-    due, found = (of(law).kl_to_prior(1.0, draws=4096, generator=seeded(0)) for law in (alike, one))
+    kind = ud.Schedule.named(schedule)
+    due, found = (of(law, kind).kl_to_prior(1.0, draws=4096, generator=seeded(0)) for law in (alike, one))
     assert (due.law, found.law) == ("exact", "monte_carlo")
-    assert float(found.standard_error) < 0.01 * math.sqrt(8 / (2 * 4096))
+    assert float(found.standard_error) < 0.05 * math.sqrt(8 / (2 * 4096))
     assert abs(float(found.value - due.value)) < 5 * float(found.standard_error)
 
 
