@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant
 
 TRAINER, PACE, ORDER, CONFIG = "train/trainer.py", "train/pace.py", "train/order.py", "train/config.py"
 BUILD, DATA, METRICS, WEIGHTING = "train/build.py", "train/data.py", "train/metrics.py", "train/weighting.py"
-SAMPLING, CLOUD, REWARDS, ESTIMATE = "core/sampling.py", "worlds/cloud.py", "worlds/rewards.py", "worlds/estimate.py"
+SAMPLING, CLOUD, REWARDS = "core/sampling.py", "worlds/cloud.py", "worlds/rewards.py"
 KINDS = "core/schedule_kinds.py"
 
 MUTANTS_RUNS: tuple[Mutant, ...] = (
@@ -46,6 +46,6 @@ MUTANTS_RUNS: tuple[Mutant, ...] = (
     Mutant("sample drops its η", SAMPLING, "Sampler(core, grid, method, eta=eta, variance", "Sampler(core, grid, method, variance"),
     Mutant("a noised data set's draws forget α", CLOUD, "self._scale(self.alpha, x) + self._scale(self.sigma, noise)", "x + self._scale(self.sigma, noise)"),
     Mutant("a reward's own ½", REWARDS, "curved = -0.5 * (flat", "curved = -1.0 * (flat"),
-    Mutant("entropy's integral cut at 3", ESTIMATE, "_REACH = 9.0", "_REACH = 3.0"),
+    Mutant("entropy's integral cut at 3", "worlds/mixture.py", "reach=9.0", "reach=3.0"),
     Mutant("betas: the right slope at a knot", KINDS, "(position.ceil() - 1).clamp", "position.floor().clamp"),
 )  # fmt: skip

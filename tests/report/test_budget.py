@@ -62,3 +62,8 @@ def test_the_picture_is_saved_and_needs_no_way_back(found: Budget, tmp_path: Pat
     entropy, known, _, steps = budget(Budget(**columns)).axes
     assert list(drawn(known)) == ["I(x₀; x_t)", "KL(q_t ‖ π_t)"]
     assert len(steps.patches) == 0 and len(entropy.lines) == 2
+
+
+def test_what_is_no_budget_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="found must be a Budget, got 3"):
+        budget(3)  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ import torch
 
 import unidiff as ud
 from tests.thermo.conftest import line, of, seeded
-from unidiff.thermo import Noised
+from unidiff.thermo.averages import Noised
 from unidiff.thermo.information import integral, world_information
 from unidiff.worlds import GaussianMixture, PointCloud, World, library
 

@@ -149,6 +149,23 @@ def test_a_cloud_in_blocks_of_rows_is_the_cloud_row_by_row(monkeypatch: pytest.M
         cloud.posterior_mean(z[:, :3], alpha, sigma)
 
 
+def test_a_clouds_density_in_blocks_is_that_at_once_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    law, sizes, whole_joint = library.digits(50).diffuse(0.8, 0.6), [], PointCloud._joint
+    z = draws(law, 33)
+
+    def joint(self: PointCloud, z: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(z) * len(self.points))
+        return whole_joint(self, z, *others)
+
+    monkeypatch.setattr(PointCloud, "_joint", joint)
+    once = law.log_prob(z)
+    assert sizes == [33 * 50]
+    monkeypatch.setitem(cloud_module._BLOCK, "cpu", 200)  # four rows of weights
+    assert torch.equal(law.log_prob(z), once)
+    assert max(sizes[1:]) == 200
+    assert torch.equal(law.entropy(33, torch.Generator().manual_seed(0)).value, -law.log_prob(z).mean())
+
+
 def test_a_cloud_noised_twice_is_noised_once() -> None:
     points = library.digits(20).points[:, :10]
     twice, once = PointCloud(points).diffuse(0.9, 0.2).diffuse(0.5, 0.3), PointCloud(points).diffuse(0.45, 0.1**0.5)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from unidiff.core.boundary import check_type
 from unidiff.report.plots import LINES, new_figure
 from unidiff.thermo import Budget
 
@@ -16,8 +17,10 @@ def budget(found: Budget) -> Figure:
     """Four panels over log-SNR, data to the right, in nats; bands are two standard errors.
 
     Of the entropy, what is noise and what is still data; information and KL to the prior's own law; how fast that KL is
-    produced away; and, if ``found`` has a way back, what each step pays beside what there is to learn.
+    produced away; and, if ``found`` has a way back, what each step pays beside what there is to learn. Raises TypeError for
+    a ``found`` that is no Budget.
     """
+    check_type("found", found, Budget)
     figure = new_figure(8.2, 6.2)
     entropy, known, rate, steps = figure.subplots(2, 2).flatten()
     x = found.log_snr.numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from unidiff.thermo.averages import Noised
 from unidiff.thermo.bounds import EntropyBounds
 from unidiff.thermo.budget import Budget, Return
 from unidiff.thermo.divergence import Decay, GirsanovBound
@@ -19,7 +18,6 @@ __all__ = [
     "Fluctuation",
     "FreeEnergy",
     "GirsanovBound",
-    "Noised",
     "Paths",
     "Return",
     "Thermodynamics",

@@ -47,6 +47,13 @@ def asked(
     return t, Noised(world, float(level.alpha.detach()), float(level.sigma.detach()), draws, generator)
 
 
+def as_network(core: Diffusion, x: Tensor) -> Tensor:
+    """``x`` in the dtype and on the device of the core's network, which are its first floating-point parameter's."""
+    parameters = getattr(core.denoiser, "parameters", list)()
+    own = next((p for p in parameters if p.is_floating_point()), None)
+    return x if own is None else x.to(own)
+
+
 def check_one(argument: str, t: float) -> float:
     """``t`` if it is one time in [0, 1]."""
     at = check_time(argument, t)

@@ -5,8 +5,7 @@ r"""Means over a noised law: exact on Gaussians, by quadrature on mixtures in on
     G(r²) = E‖∇ log q + z/r²‖²                the relative one, to N(0, r² I)
 
 The first is (σ⁴/α²)(D/σ² − R) (Tweedie's second order; Guo, Shamai & Verdú 2005, eq. 61): computed apart, so that this
-stays a check. A mixture's mean is that of each component in its own standard coordinates, by the trapezoid rule, which
-converges exponentially for an analytic integrand (Trefethen & Weideman 2014, theorem 5.1).
+stays a check. Where a mixture's components differ so much in width that no nodes see them all, it is draws there too.
 """
 
 from __future__ import annotations
@@ -14,32 +13,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from unidiff.worlds import Estimate, Gaussian, GaussianMixture, World
 from unidiff.worlds.estimate import monte_carlo
+from unidiff.worlds.normals import Normals
+from unidiff.worlds.quadrature import Rule
 
 # φ(8.5) is 1e-16. The error falls as e^{−a/h}: where halving the spacing h changes 1e-8, 1e-14 or so is left.
-_REACH, _SETTLED = 8.5, 1e-8
-_COARSEST, _FINEST = 1 / 6, {1: 1 / 192, 2: 1 / 24}
+_RULE = Rule(coarsest=1 / 6, finest=(1 / 192, 1 / 24), settled=1e-8, reach=8.5)
 _BLOCK = 2**16  # rows asked of a law at once
-
-Law = Literal["exact", "quadrature", "monte_carlo"]
 
 
 @dataclass(frozen=True, eq=False)
 class Noised:
-    """The law of z = α x_0 + σ ε for x_0 of a world, σ > 0, and what can be averaged over it.
+    """The law of z = α x_0 + σ ε for x_0 of a world, σ > 0, and what can be averaged over it. Trusted.
 
     Attributes:
         world: the law of x_0.
         alpha, sigma: numbers.
         draws: how many, where Monte Carlo is all there is.
         generator: of those draws.
+        beside: a law of x_0 whose noised law is averaged too, and whose width the nodes must see; None for none.
     """
 
     world: World
@@ -47,6 +45,7 @@ class Noised:
     sigma: float
     draws: int = 16384
     generator: torch.Generator | None = None
+    beside: World | None = None
 
     @property
     def law(self) -> World:
@@ -83,34 +82,61 @@ class Noised:
 
         return self.mean(gap)
 
-    def second_moment(self) -> Tensor:
-        """E‖z‖², exact, in x² units."""
-        law = self.wide_law
-        return law.variance.sum() + law.mean.square().sum()
-
     def entropy(self) -> Estimate:
-        """H(z) in nats, the world's own."""
-        return self.law.entropy(self.draws, self.generator)
+        """H(z) in nats, the world's own, in float64."""
+        return self.world.to(torch.float64).diffuse(self.alpha, self.sigma).entropy(self.draws, self.generator)
+
+    def kl_to_round(self, variance: float) -> Estimate:
+        """KL(q ‖ N(0, r² I)) in nats, r² the ``variance``; from draws, of both densities at the same ones.
+
+        Where q is near N(0, r² I) the two cancel draw by draw, and their difference is known far better than either.
+        """
+        law = self.wide_law
+        if isinstance(law, Gaussian):
+            ratio = law.normals.values / variance
+            return Estimate.exact(0.5 * ((ratio - 1 - ratio.log()).sum() + law.mean.square().sum() / variance))
+        constant = 0.5 * self.world.dim * math.log(2 * math.pi * variance)
+        return self.mean(
+            lambda z: law.log_prob(z, check=False) + 0.5 * z.flatten(1).square().sum(1) / variance + constant
+        )
 
     def mean(self, value: Callable[[Tensor], Tensor]) -> Estimate:
         """E of ``value``: ``[n, *E] -> [n]``, a function of z in float64."""
         law = self.wide_law
-        if isinstance(law, Gaussian) and law.dim <= 2:
-            law = GaussianMixture([1.0], law.mean[None], law.covariance[None])
-        if isinstance(law, GaussianMixture) and integrable(law):
-            return quadrature(law, value)
+        if self.integrable:
+            components = _components(law)
+            assert components is not None
+            weights = law.weights if isinstance(law, GaussianMixture) else torch.ones(1, dtype=torch.float64)
+            return _RULE.mean(weights, components, value, self._others)
         z = law.sample(self.draws, self.generator)
         return monte_carlo(torch.cat([value(part) for part in z.split(self._rows)]))
 
-    @property
+    @cached_property
+    def integrable(self) -> bool:
+        """Whether means are had by quadrature: a Gaussian or a mixture in 1 or 2 dimensions, its components alike in width.
+
+        Of a law that is, every noisier one is too: noise makes widths alike.
+        """
+        if self.world.dim > 2:
+            return False
+        components = _components(self.law)
+        known = self.beside is None or bool(self._others)
+        return components is not None and known and _RULE.steps(components, self._others) is not None
+
+    @cached_property
     def wide(self) -> World:
         """The world in float64; where it is integrated, on the host."""
-        return self.world.to(torch.float64, "cpu" if integrable(self.world) else None)
+        return self.world.to(torch.float64, "cpu" if self.integrable else None)
 
-    @property
+    @cached_property
     def wide_law(self) -> World:
         """q(z) in float64, as :attr:`wide`."""
         return self.wide.diffuse(self.alpha, self.sigma)
+
+    @property
+    def _others(self) -> tuple[Normals, ...]:
+        found = None if self.beside is None else _components(self.beside.diffuse(self.alpha, self.sigma))
+        return () if found is None else (found,)
 
     @property
     def _rows(self) -> int:
@@ -120,38 +146,9 @@ class Noised:
         return torch.linalg.eigvalsh(self.wide_law.covariance)
 
 
-def integrable(world: World) -> bool:
-    """Whether means over the noised law are had by quadrature: a Gaussian or a mixture in one or two dimensions."""
-    return isinstance(world, (Gaussian, GaussianMixture)) and world.dim <= 2
-
-
-def quadrature(law: GaussianMixture, value: Callable[[Tensor], Tensor]) -> Estimate:
-    """E of ``value`` ``[n, D] -> [n]`` under a mixture in 1 or 2 dimensions, the spacing halved until it stands still."""
-    step, previous = _COARSEST, _trapezoid(law, value, _COARSEST)
-    while True:
-        step /= 2
-        found = _trapezoid(law, value, step)
-        change = (found - previous).abs()
-        if step <= _FINEST[law.dim] or change <= _SETTLED * (1 + found.abs()):
-            return Estimate(found, change, "quadrature")
-        previous = found
-
-
-def _trapezoid(law: GaussianMixture, value: Callable[[Tensor], Tensor], step: float) -> Tensor:
-    nodes, weights = _grid(law.dim, step)
-    total = torch.zeros((), dtype=torch.float64)
-    for u, w in zip(nodes.split(_BLOCK), weights.split(_BLOCK), strict=True):
-        z = law.components.sample(u[:, None])
-        total = total + w @ (value(z.flatten(0, 1)).reshape(z.shape[:2]) @ law.weights)
-    return total
-
-
-@lru_cache(maxsize=16)
-def _grid(dim: int, step: float) -> tuple[Tensor, Tensor]:
-    """Nodes ``[n, dim]`` and weights ``[n]`` of E over N(0, I), within a ball."""
-    count = round(_REACH / step)
-    axis = step * torch.arange(-count, count + 1, dtype=torch.float64)
-    nodes = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
-    square = nodes.square().sum(1)
-    nodes, square = nodes[square <= _REACH**2], square[square <= _REACH**2]
-    return nodes, torch.exp(-0.5 * square) * (step / math.sqrt(2 * math.pi)) ** dim
+def _components(law: World) -> Normals | None:
+    """The stack ``[K]`` of a Gaussian's or a mixture's components; None of another law."""
+    if isinstance(law, Gaussian):
+        own = law.normals
+        return Normals(own.mean[None], own.basis[None], own.values[None])
+    return law.components if isinstance(law, GaussianMixture) else None

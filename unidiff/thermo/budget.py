@@ -20,7 +20,8 @@ from torch import Tensor
 
 from unidiff.core.boundary import as_sequence, check_time
 from unidiff.core.grid import TimeGrid
-from unidiff.thermo.arguments import asked, check_noisy, given
+from unidiff.core.ladder import Ladder
+from unidiff.thermo.arguments import as_network, asked, check_noisy, given
 from unidiff.thermo.bounds import noise_entropy
 from unidiff.thermo.fluctuations import step_costs
 from unidiff.thermo.work import Paths
@@ -141,7 +142,7 @@ def measured(
         raise ValueError(
             f"grid must be given for options of the way back, got {', '.join(sorted(options))} without one"
         )
-    paths = None if grid is None else Paths.of(view.core, grid, **options)
+    back = None if grid is None else _drawn(view, Paths.of(view.core, grid, **options), x0, draws, generator)
     level = view.core.schedule.level(at)
     columns: dict[str, Tensor] = {}
     for name, method in (
@@ -154,12 +155,24 @@ def measured(
         columns[name] = torch.stack([e.value.to(torch.float64) for e in found])
         columns[f"{name}_error"] = torch.stack([e.standard_error.to(torch.float64) for e in found])
     noise = noise_entropy(math.prod(view.core.event_shape), view.core.schedule.log_sigma(at).detach())
-    back = None
-    if paths is not None:
-        data = given(x0) if view.world is None else view.world.sample(min(draws, _PATHS), generator)
-        paths = paths.checked(data)
-        with torch.no_grad():
-            costs = step_costs(paths, paths.draw(data, generator))
-            back = returned(paths.chain.grid.times, paths.chain.levels.log_snr.detach().cpu(), costs)
     slope = view.core.schedule.log_snr_derivative(at).detach()
-    return Budget(at, level.log_snr.detach(), slope, noise_entropy=noise, back=back, **columns)
+    return Budget(at, level.log_snr.detach(), slope, noise_entropy=noise, back=_walked(back), **columns)
+
+
+@torch.no_grad()
+def _drawn(
+    view: Thermodynamics, paths: Paths, x0: Tensor | None, draws: int, generator: torch.Generator | None
+) -> tuple[Paths, Ladder]:
+    """Paths that fit the data, and one of q for each datum; nothing is asked of the network. Raises as Paths.checked."""
+    known = view.world
+    data = given(x0) if known is None else as_network(view.core, known.sample(min(draws, _PATHS), generator))
+    paths = paths.checked(data)
+    return paths, paths.draw(data, generator)
+
+
+@torch.no_grad()
+def _walked(back: tuple[Paths, Ladder] | None) -> Return | None:
+    if back is None:
+        return None
+    paths, ladder = back
+    return returned(paths.chain.grid.times, paths.chain.levels.log_snr.detach().cpu(), step_costs(paths, ladder))

@@ -11,7 +11,7 @@ integrals are ½∫σ²E‖·‖² dλ, of the same value for every schedule wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from unidiff.core.boundary import right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
-from unidiff.thermo.averages import Noised, integrable
+from unidiff.thermo.arguments import as_network
+from unidiff.thermo.averages import Noised
 from unidiff.thermo.information import integral
 from unidiff.worlds import Estimate, Gaussian, World
 from unidiff.worlds.estimate import monte_carlo
@@ -55,13 +56,18 @@ class GirsanovBound:
 
     @property
     def total(self) -> Tensor:
-        """The bound."""
+        """The bound; from draws it may be below 0 by as much as its error."""
         return self.prior.value + self.path.value
+
+    @property
+    def total_error(self) -> Tensor:
+        """Its standard error: of independent draws for both terms, or what their quadratures changed last."""
+        return torch.hypot(self.prior.standard_error, self.path.standard_error)
 
 
 def relative_entropy(first: Noised, second: Noised) -> Estimate:
     """KL(q ‖ p) of two noised laws: exact on Gaussians, else the mean of log q − log p."""
-    mine, theirs = first.wide_law, second.wide.diffuse(first.alpha, first.sigma)
+    first, mine, theirs = _pair(first, second)
     if isinstance(mine, Gaussian) and isinstance(theirs, Gaussian):
         p, q = (
             torch.distributions.MultivariateNormal(law.mean, covariance_matrix=law.covariance) for law in (theirs, mine)
@@ -72,7 +78,7 @@ def relative_entropy(first: Noised, second: Noised) -> Estimate:
 
 def score_gap(first: Noised, second: Noised) -> Estimate:
     """E_q‖∇log q − ∇log p‖², in units of 1/x²."""
-    mine, theirs = first.wide_law, second.wide.diffuse(first.alpha, first.sigma)
+    first, mine, theirs = _pair(first, second)
     if isinstance(mine, Gaussian) and isinstance(theirs, Gaussian):
         ours, other = torch.linalg.inv(mine.covariance), torch.linalg.inv(theirs.covariance)
         slope = other - ours
@@ -83,6 +89,13 @@ def score_gap(first: Noised, second: Noised) -> Estimate:
         return (mine.score(z, check=False) - theirs.score(z, check=False)).flatten(1).square().sum(1)
 
     return first.mean(gap)
+
+
+def _pair(first: Noised, second: Noised) -> tuple[Noised, World, World]:
+    """The first, its nodes fine enough for both, and both laws in float64 where the first one's means are taken."""
+    first = replace(first, beside=second.world)
+    mine = first.wide_law
+    return first, mine, second.world.to(torch.float64, mine.device).diffuse(first.alpha, first.sigma)
 
 
 def decay(
@@ -97,11 +110,10 @@ def decay(
 ) -> Decay:
     """Item 33 between two times; closed forms and quadrature where ``first`` has them, else ``draws``. Trusted."""
     levels = schedule.level(torch.tensor([s, t], dtype=torch.float64))
-    ends = [
-        relative_entropy(Noised(first, *scales, draws, generator), Noised(second, *scales))
-        for scales in zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
-    ]
-    if not integrable(first) and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
+    scales = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
+    ends = [relative_entropy(Noised(first, *each, draws, generator), Noised(second, *each)).cpu() for each in scales]
+    cleanest = Noised(first, *scales[0], beside=second)
+    if not cleanest.integrable and not (isinstance(first, Gaussian) and isinstance(second, Gaussian)):
         mine = first.to(torch.float64)
         theirs = second.to(torch.float64, mine.device)
 
@@ -131,17 +143,15 @@ def girsanov_path(
 
     By quadrature for laws in one and two dimensions, else from ``draws`` of (λ, z). Arguments are trusted.
     """
-    parameters = getattr(core.denoiser, "parameters", list)()
-    own = next((p for p in parameters if p.is_floating_point()), None)
 
     def gap(z: Tensor, level: NoiseLevel, law: World) -> Tensor:
-        asked = z if own is None else z.to(own)
+        asked = as_network(core, z)
         guess = core.denoiser(asked, level.to(asked)).x0.to(z)
         truth = law.posterior(z, level.alpha, level.sigma, check=False).mean
         return 0.5 * level.log_snr.exp() * (guess - truth).flatten(1).square().sum(1)
 
     levels = core.schedule.level(torch.tensor([s, 1.0], dtype=torch.float64))
-    if integrable(world):
+    if Noised(world, levels.alpha[0].item(), levels.sigma[0].item()).integrable:
 
         def rate(level: NoiseLevel) -> Tensor:
             noised = Noised(world, float(level.alpha), float(level.sigma))
@@ -169,7 +179,7 @@ def drawn(
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
     z = right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
     blocks = torch.arange(draws, device=x0.device).split(max(1, 2**16 // world.dim))
-    return monte_carlo((high - low) * torch.cat([rate(z[i], level[i]) for i in blocks]))
+    return monte_carlo((high - low) * torch.cat([rate(z[i], level[i]) for i in blocks])).cpu()
 
 
 def along(

@@ -51,7 +51,7 @@ class Fluctuation:
     @property
     def integral(self) -> Estimate:
         """E_Q[e^{−Σ}], which is 1."""
-        return monte_carlo((-self.forward).exp())
+        return monte_carlo((-self.forward.to(torch.float64)).exp())
 
     @property
     def mean(self) -> Estimate:
@@ -75,11 +75,12 @@ class Fluctuation:
         missed more often, or where few paths carry the mean. Raises ValueError for a bound that is not positive.
         """
         check_positive("bound", bound)
+        told = bool(tame((-self.forward.to(torch.float64)).exp()))
         found, limit = self.integral, float(norm.isf(0.5 * ALARM))
         if float((found.value - 1).abs()) > limit * float(found.standard_error):
-            return "violated" if bool(tame((-self.forward).exp().to(torch.float64))) else "inconclusive"
+            return "violated" if told else "inconclusive"
         seen = (limit + float(norm.isf(MISS))) * float(found.standard_error)
-        return "holds" if seen <= bound and bool(tame((-self.forward).exp().to(torch.float64))) else "inconclusive"
+        return "holds" if seen <= bound and told else "inconclusive"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +143,7 @@ def _of_data(weights: PathWeights, ladder: Ladder, world: World | None) -> Tenso
     """Σ's part log q(x_0) − log p(x_0|x_{t_0}) on whole paths, ``[B]``; 0 of z given the data."""
     if world is None:
         return torch.zeros_like(weights.prior)
-    return world.log_prob(ladder.x0.to(world.dtype)).to(ladder.x0) - weights.decoder
+    return world.log_prob(ladder.x0.to(world.device, world.dtype)).to(ladder.x0) - weights.decoder
 
 
 def _closed(paths: Paths, ladder: Ladder) -> Tensor:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from unidiff.core.boundary import right_expand
 from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
-from unidiff.thermo.averages import Noised, integrable
+from unidiff.thermo.averages import Noised
 from unidiff.worlds import Estimate, Gaussian, World
 from unidiff.worlds.estimate import monte_carlo
 
@@ -45,8 +45,8 @@ def world_information(
 ) -> Estimate:
     """I(x_0; z) at log-SNR ``high`` less that at ``low`` (−∞ for nothing known), in nats, from a world's mmse.
 
-    Exact on Gaussians; on mixtures in one and two dimensions by quadrature, with ``nodes`` of them or as many as it takes
-    to stand still; else from ``draws`` of (λ, x_0, ε), by tr Cov[x_0|z]. Arguments are trusted.
+    Exact on Gaussians; by quadrature where the noised mixture is :attr:`Noised.integrable`, with ``nodes`` of them or as
+    many as it takes to stand still; else from ``draws`` of (λ, x_0, ε), by tr Cov[x_0|z]. Arguments are trusted.
     """
     wide = world.to(torch.float64)
     if isinstance(wide, Gaussian):
@@ -56,7 +56,7 @@ def world_information(
     scale = float(wide.variance.mean())
     if scale == 0.0:  # one point: nothing to know
         return Estimate.exact(torch.zeros((), dtype=torch.float64))
-    if integrable(wide):
+    if Noised(wide, *vp_scales(high)).integrable:
 
         def rate(v: Tensor) -> Tensor:
             mmse = [Noised(wide, *vp_scales(float(log_snr))).mmse().value for log_snr in log_snr_of(v, scale)]

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_floating, check_times
+from unidiff.core.boundary import check_count, check_flag, check_floating, check_generator, check_times
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.thermo import estimates
-from unidiff.thermo.arguments import asked, check_heard, check_noisy, check_one, given, known
+from unidiff.thermo.arguments import as_network, asked, check_heard, check_noisy, check_one, given, known
 from unidiff.thermo.bounds import EntropyBounds, entropy_bounds, noise_entropy
 from unidiff.thermo.budget import Budget, measured
 from unidiff.thermo.divergence import Decay, GirsanovBound, decay, girsanov_path
@@ -137,10 +137,7 @@ class Thermodynamics:
         variance = self.reference_variance(t)
         if noised is None:
             return estimates.relative_entropy(self.core, given(x0), t, variance, generator).cpu()
-        own = noised.entropy().cpu()
-        second = noised.second_moment().cpu()
-        cross = 0.5 * (second / variance + noised.world.dim * math.log(2 * math.pi * variance))
-        return Estimate(cross.to(own.value) - own.value, own.standard_error, own.law)
+        return noised.kl_to_round(variance).cpu()
 
     def mutual_information(
         self, t: float, x0: Tensor | None = None, draws: int = DRAWS, generator: torch.Generator | None = None
@@ -177,8 +174,9 @@ class Thermodynamics:
         """KL(q_s ‖ p_s) and KL(q_t ‖ p_t) of this world and another, s < t, and ½∫g²E‖∇log q − ∇log p‖² between.
 
         Raises:
-            TypeError: other is no World.
-            ValueError: no world of its own, another shape, not s < t, no noise at s, no signal at t, draws below 2.
+            TypeError: other is no World, generator no generator.
+            ValueError: no world of its own, another shape, not s < t, no noise at s, no signal at t, draws below 2, a
+                generator of another device than the world's.
         """
         world = known(self.world, "relative_entropy_decay")
         if not isinstance(other, World):
@@ -188,17 +186,21 @@ class Thermodynamics:
         s, t = self._pair(s, t)
         check_heard(self.core, t)
         check_count("draws", draws, 2)
+        check_generator(generator, world.device)
         return decay(self.core.schedule, world, other, s, t, draws, generator)
 
     def girsanov_bound(self, s: float, draws: int = DRAWS, generator: torch.Generator | None = None) -> GirsanovBound:
         """A bound on KL(q_s ‖ p_θ), p_θ what the reverse SDE makes of the prior by the core's own score.
 
         Raises:
-            ValueError: no world, no noise at s, s = 1, zero SNR at t = 1, draws below 2.
+            TypeError: generator is no generator.
+            ValueError: no world, no noise at s, s = 1, zero SNR at t = 1, draws below 2, a generator of another device than
+                the world's.
         """
         world = known(self.world, "girsanov_bound")
         s, _ = self._pair(s, 1.0)
         check_count("draws", draws, 2)
+        check_generator(generator, world.device)
         if float(self.core.schedule.alpha(1.0).detach()) == 0.0:
             raise ValueError("schedule must end where the SNR is positive for girsanov_bound's integral over it, got 0")
         path = girsanov_path(self.core, world, s, draws, generator)
@@ -259,19 +261,24 @@ class Thermodynamics:
 
         Args:
             x0: data ``[B, *E]``; with a world, or how many to draw of it.
-            grid, generator, options: as :meth:`work`.
+            grid, generator, options: as :meth:`work`; data drawn of the world are given the network's dtype and device.
             joint: of whole paths, data included: Q is the world's law of (x_0, z); else of z given each x_0.
 
         Raises:
-            TypeError, ValueError: as :meth:`work`; fewer than two data; joint, or a number for x0, without a world; a world
-                without a density.
+            TypeError, ValueError: as :meth:`work`; fewer than two data; a joint that is no bool; joint,
+                or a number for x0, without a world; a world without a density.
         """
         if not isinstance(x0, (Tensor, int)):
             raise TypeError(f"x0 must be data [B, *E], or how many to draw of the world, got {type(x0).__name__}")
-        if not isinstance(x0, Tensor):
-            x0 = known(self.world, "fluctuation of data to be drawn").sample(check_count("x0", x0, 2), generator)
+        check_flag("joint", joint)
         law = known(self.world, "joint fluctuation") if joint else None
-        return fluctuation(self.paths(grid, **options), x0, law, generator)
+        paths = self.paths(grid, **options)
+        if not isinstance(x0, Tensor):
+            world = known(self.world, "fluctuation of data to be drawn")
+            check_generator(generator, world.device)
+            x0 = as_network(self.core, world.sample(check_count("x0", x0, 2), generator))
+        check_generator(generator, x0.device)
+        return fluctuation(paths, x0, law, generator)
 
     def crooks(
         self,
@@ -306,7 +313,8 @@ class Thermodynamics:
 
         Args:
             times: two or more, each with noise.
-            x0, draws, generator: as :meth:`entropy`; the way back takes ``draws`` of the world.
+            x0, draws, generator: as :meth:`entropy`; the way back takes ``draws`` of the world, 1024 at the most, in
+                the network's dtype and on its device.
             grid, options: of the way back; as :meth:`work`.
 
         Raises:

@@ -11,7 +11,7 @@ cancellation is amplified by 1/σ².
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import torch
@@ -205,19 +205,23 @@ class PointCloud(World):
 
     def _log_prob(self, x: Tensor) -> Tensor:
         half_log = self.sigma.log() + 0.5 * math.log(2 * math.pi)
-        joint, nearest = self._joint(x, self.alpha, self.sigma, self.log_weights)
-        # Where even the nearest point's square overflows, joint is ∞ − ∞; the density is 0 there.
-        total = torch.where(torch.isneginf(nearest), nearest, torch.logsumexp(joint, 1) + nearest)
-        return total - self.dim * half_log
+        parts = []
+        for joint, nearest in self._joints(x):
+            # Where even the nearest point's square overflows, joint is ∞ − ∞; the density is 0 there.
+            parts.append(torch.where(torch.isneginf(nearest), nearest, torch.logsumexp(joint, 1) + nearest))
+        return torch.cat(parts) - self.dim * half_log
 
     def _score(self, x: Tensor) -> Tensor:
         flat, points = x.flatten(1), self.points.flatten(1)
+        means = [torch.softmax(joint, 1) @ points for joint, _ in self._joints(x)]
+        alpha, sigma = (v.expand(len(x))[:, None] for v in (self.alpha, self.sigma))
+        return ((alpha * torch.cat(means) - flat) / sigma / sigma).reshape(x.shape)
+
+    def _joints(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`_joint` under this law, by a few rows at a time: no ``[B, N]`` is kept."""
         alpha, sigma = (v.expand(len(x)) for v in (self.alpha, self.sigma))
         weights = self.log_weights.expand(len(x), -1)
-        joint = (self._joint(flat[b], alpha[b], sigma[b], weights[b])[0] for b in self._rows(len(x)))
-        means = [torch.softmax(each, 1) @ points for each in joint]
-        alpha, sigma = alpha[:, None], sigma[:, None]
-        return ((alpha * torch.cat(means) - flat) / sigma / sigma).reshape(x.shape)
+        return (self._joint(x[b], alpha[b], sigma[b], weights[b]) for b in self._rows(len(x)))
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         weights = self.weights if self.log_weights.ndim == 1 else self.weights.expand(n, -1)
