@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from tests.mutants.bounds import MUTANTS_BOUNDS
+from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
@@ -177,4 +178,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_LEARNING,
     *MUTANTS_BOUNDS,
     *MUTANTS_THERMODYNAMICS,
+    *MUTANTS_DECISIONS,
 )  # fmt: skip

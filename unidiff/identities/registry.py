@@ -41,6 +41,7 @@ _GROUPS = (
     "ladders",
     "evidence",
     "marginals",
+    "decisions",
     "decoding",
     "verbs",
     "training",
