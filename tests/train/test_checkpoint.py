@@ -145,3 +145,9 @@ def test_a_network_without_a_description_cannot_be_saved(tmp_path: Path) -> None
 def test_a_core_is_loaded_onto_a_device_that_is_there(device: str, path: Path) -> None:
     with pytest.raises(ValueError, match=f"device must be cpu, cuda or cuda:N, and be there, got '{device}'"):
         load_core(path, device=device)
+
+
+def test_what_is_no_core_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="core must be .*Diffusion"):
+        ud.train.save_core(tmp_path / "core.safetensors", "core")  # pyright: ignore
+    assert not list(tmp_path.iterdir())

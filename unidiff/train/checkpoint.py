@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_device
+from unidiff.core.boundary import check_device, check_type
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.train.build import describe, rebuild
@@ -93,7 +93,8 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def save_core(path: str | Path, core: Diffusion) -> Path:
-    """A checkpoint with nothing but the core: what a fine-tuned model is kept in."""
+    """A checkpoint with nothing but the core: what a fine-tuned model is kept in. Raises TypeError for no core."""
+    check_type("core", core, Diffusion)
     return write(path, Checkpoint(parameters(core), {"core": describe(core)}))
 
 
