@@ -139,7 +139,7 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     from unidiff.report import Bars
     from unidiff.report.ledger import ledger
     from unidiff.vae import ELBO, HierarchicalVAE, SampledELBO, importance_of
-    from unidiff.worlds import Interval
+    from unidiff.worlds import Interval, PointCloud
 
     data, world, _ = measured_on(options, core)
     condition = check_condition(labels_of(options, data), 1.0, len(data.x), getattr(core.denoiser, "num_classes", None))
@@ -150,7 +150,7 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
     vae.chain(grid)
     decoder.check(data.x)
     whole, drawn, bounds = [], [], []
-    chained = bool(options.steps) or Path(options.grid).suffix == ".json"
+    chained = options.steps > 0
     with Bars() as bars:
         for k in range(0, len(data.x), BLOCK):
             x, own = data.x[k : k + BLOCK], None if condition is None else condition[k : k + BLOCK]
@@ -194,7 +194,13 @@ def measure(options: ElboOptions, core: "Diffusion") -> tuple[dict[str, Any], An
             "ess": float(torch.cat([b.ess for b in bounds]).mean()),
         }  # fmt: skip
     own_law = options.world is None or options.data is None
-    if world is not None and own_law and _dense(world) and not decoder.discrete and condition is None:
+    if (
+        world is not None
+        and own_law
+        and not isinstance(world, PointCloud)
+        and not decoder.discrete
+        and condition is None
+    ):
         document["truth"] = float(world.log_prob(data.x).mean())
     terms = pictured.diffusion.to("cpu", torch.float64)
     levels = core.schedule.log_snr(grid.times).detach().cpu().numpy()
@@ -258,12 +264,6 @@ def _grid(options: ElboOptions, core: "Diffusion") -> Any:
     if options.grid == "uniform":
         return TimeGrid.uniform(steps, first)
     return TimeGrid.uniform_log_snr(steps, core.schedule, first)
-
-
-def _dense(world: Any) -> bool:
-    from unidiff.worlds import PointCloud
-
-    return not isinstance(world, PointCloud)
 
 
 def _decoder(options: ElboOptions, data: Any) -> Any:

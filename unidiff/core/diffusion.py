@@ -64,12 +64,16 @@ class Diffusion(nn.Module):
     def check_arguments(self, argument: str, xt: Tensor, condition: Tensor | None, guidance: float) -> Tensor | None:
         """Refuse a state, condition or guidance that this denoiser cannot take; returns the condition, one for each row."""
         check_state(argument, xt, self.event_shape)
-        first = next((p for p in getattr(self.denoiser, "parameters", list)() if p.is_floating_point()), None)
+        first = self.first_parameter()
         for what in ("dtype", "device") if first is not None else ():
             mine, theirs = getattr(xt, what), getattr(first, what)
             if mine != theirs:
                 raise ValueError(f"{argument} must have the network's {what}, {theirs}, got {mine}")
         return check_condition(condition, guidance, xt.shape[0], getattr(self.denoiser, "num_classes", None))
+
+    def first_parameter(self) -> Tensor | None:
+        """The denoiser's first floating-point parameter, whose dtype and device states must have; None without any."""
+        return next((p for p in getattr(self.denoiser, "parameters", list)() if p.is_floating_point()), None)
 
     def check_batch(
         self, argument: str, x: Tensor, condition: Tensor | None = None, guidance: float = 1.0

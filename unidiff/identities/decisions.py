@@ -41,12 +41,13 @@ class _OnWalk(Algebraic):
         return mdp, states, residuals, outcomes
 
 
-def _book(case: Case, mdp: DenoisingMDP, state: State) -> Gaussian:
-    """q(x_s|x_t, x̂_0) by the forward process: the reference's step by its definition."""
+def _book(case: Case, mdp: DenoisingMDP, state: State) -> tuple[Gaussian, Tensor]:
+    """q(x_s|x_t, x̂_0) by the forward process, the reference's step by its definition; and what x̂_0 rounds as."""
     times = mdp.chain.grid.times
     s, t = float(times[state.k - 1]), float(times[state.k])
     guess = case.core.predict(state.x, t).x0.detach()
-    return case.process.posterior(state.x, guess, s, t)
+    rounding = denoiser_kappa(case, state.x, case.schedule.level(t, case.x0))
+    return case.process.posterior(state.x, guess, s, t), rounding
 
 
 @register
@@ -66,10 +67,9 @@ class ActionLeads(_OnWalk):
         mdp, states, residuals, outcomes = self.walk(case, "action leads")
         plain = DenoisingMDP(mdp.chain, beta=_BETA, action="state")
         for state, after, a, outcome in zip(states, states[1:], residuals, outcomes, strict=False):
-            law = _book(case, mdp, state)
+            law, rounding = _book(case, mdp, state)
             noise = law.std * a
-            level = case.schedule.level(float(mdp.chain.grid.times[state.k]), case.x0)
-            size = law.mean.abs() + state.x.abs() + denoiser_kappa(case, state.x, level)
+            size = law.mean.abs() + state.x.abs() + rounding
             size = size + noise.abs() * (1 + law.log_var.abs())
             yield Sides(after.x, law.mean + noise, size)
             again = plain.step(state, after.x).charge
@@ -97,13 +97,12 @@ class TrajectoryLaw(_OnWalk):
         mdp, states, residuals, _ = self.walk(case, "trajectory law")
         own, told, kappa = (torch.zeros(len(case.x0), dtype=torch.float64, device=case.device) for _ in range(3))
         for state, after, a in zip(states, states[1:], residuals, strict=False):
-            law = _book(case, mdp, state)
+            law, rounding = _book(case, mdp, state)
             half = 0.5 * a.double().square() + 0.5 * math.log(2 * math.pi) + 0.5 * law.log_var.double()
             own = own - half.flatten(1).sum(1)
             step = mdp.chain.step(state.x, state.k)
             told = told + step.log_prob(after.x).detach().double()
-            level = case.schedule.level(float(mdp.chain.grid.times[state.k]), case.x0)
-            spread = denoiser_kappa(case, state.x, level) * a.abs() / law.std
+            spread = rounding * a.abs() / law.std
             kappa = kappa + density_kappa(step, after.x).detach().double() + spread.double().flatten(1).sum(1)
         yield Sides(told, own, kappa)
 

@@ -113,20 +113,18 @@ class DenoiseVectorEnv(VectorEnv):
         Raises:
             RuntimeError: chains that have ended or were never started.
         """
-        if self.state is None or self.state.k < self.mdp.last:
-            raise RuntimeError("the chains have ended or were never started; call reset first")
+        state = self._going()
         if not self.parity:
-            outcome = self.mdp.step(self.state, actions)
+            outcome = self.mdp.step(state, actions)
         else:
-            outcome = _joined([self.mdp.step(one, a) for one, a in zip(self._alone(), actions.split(1), strict=True)])
+            alone = zip(_alone(state), actions.split(1), strict=True)
+            outcome = _joined([self.mdp.step(one, action) for one, action in alone])
         self.state = outcome.state
         return outcome
 
     def reference(self) -> Gaussian:
         """p_ref(x_{t_{k−1}}|x_{t_k}) of every chain where it is now."""
-        if self.state is None or self.state.k < self.mdp.last:
-            raise RuntimeError("the chains have ended or were never started; call reset first")
-        return self.mdp.reference(self.state)
+        return self.mdp.reference(self._going())
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A picture ``[H, W, 3]``, bytes, of all chains; None without a render mode."""
@@ -165,11 +163,15 @@ class DenoiseVectorEnv(VectorEnv):
             states.append(self.mdp.start(each, generator, labels, spec.like()))
         return _stacked(states)
 
-    def _alone(self) -> list[State]:
-        state = self.state
-        assert state is not None
-        labels = [None] * self.num_envs if state.condition is None else state.condition.split(1)
-        return [State(x, state.k, label) for x, label in zip(state.x.split(1), labels, strict=True)]
+    def _going(self) -> State:
+        if self.state is None or self.state.k < self.mdp.last:
+            raise RuntimeError("the chains have ended or were never started; call reset first")
+        return self.state
+
+
+def _alone(state: State) -> list[State]:
+    labels = [None] * len(state.x) if state.condition is None else state.condition.split(1)
+    return [State(x, state.k, label) for x, label in zip(state.x.split(1), labels, strict=True)]
 
 
 def _stacked(states: list[State]) -> State:

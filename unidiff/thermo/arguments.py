@@ -49,8 +49,7 @@ def asked(
 
 def as_network(core: Diffusion, x: Tensor) -> Tensor:
     """``x`` in the dtype and on the device of the core's network, which are its first floating-point parameter's."""
-    parameters = getattr(core.denoiser, "parameters", list)()
-    own = next((p for p in parameters if p.is_floating_point()), None)
+    own = core.first_parameter()
     return x if own is None else x.to(own)
 
 

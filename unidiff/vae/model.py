@@ -372,21 +372,25 @@ class HierarchicalVAE:
         guidance: float,
         generator: torch.Generator | None,
     ) -> tuple[ReverseChain, Tensor | None]:
-        condition = self.core.check_batch("x0", x0, condition, guidance)
-        check_generator(generator, x0.device)
-        self.decoder.check(x0)
+        condition = self._checked_data(x0, condition, guidance, generator)
         return self.chain(grid), condition
 
     def _continuous(
         self, x0: Tensor, first: float, condition: Tensor | None, generator: torch.Generator | None
     ) -> tuple[ReverseChain, Tensor | None]:
         """Of the continuous bound: its two ends as a chain, whatever the view's own rule."""
-        condition = self.core.check_batch("x0", x0, condition)
-        check_generator(generator, x0.device)
-        self.decoder.check(x0)
+        condition = self._checked_data(x0, condition, 1.0, generator)
         chain = self.core.chain(_from(first))
         check_grid(chain)
         return chain, condition
+
+    def _checked_data(
+        self, x0: Tensor, condition: Tensor | None, guidance: float, generator: torch.Generator | None
+    ) -> Tensor | None:
+        condition = self.core.check_batch("x0", x0, condition, guidance)
+        check_generator(generator, x0.device)
+        self.decoder.check(x0)
+        return condition
 
     def _ledger(
         self,
