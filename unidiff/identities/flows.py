@@ -101,7 +101,7 @@ class FlowLikelihood(Quadrature):
         "a world with a smooth density (a data set's flow is stiff where it chooses a point); float32 on Gaussian data"
     )
     subject = "schedule"
-    refinements = (16, 32, 64, 128, 256)
+    refinements = (16, 32, 48, 64, 128, 256)
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:

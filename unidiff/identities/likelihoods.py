@@ -34,7 +34,7 @@ class EncodeDecode(Quadrature):
         "float64; the exact denoiser of a world with a smooth density (ProbabilityFlow.round_trip tells any other's)"
     )
     subject = "optimal"
-    refinements = (8, 16, 32, 64, 128)
+    refinements = (8, 12, 16, 32, 64, 128)
     tolerance = 1e-4
 
     def applies(self, case: Case) -> bool:
@@ -65,7 +65,7 @@ class ModelLikelihood(Quadrature):
         "Gaussian data alone"
     )
     subject = "optimal"
-    refinements = (8, 16, 32, 64, 128)
+    refinements = (8, 12, 16, 32, 64, 128)
     tolerance = 1e-3
 
     def applies(self, case: Case) -> bool:

@@ -60,7 +60,7 @@ class OnLine(Quadrature):
 
     subject = "schedule"
     conditions = "data with a smooth density, by their first coordinate; in float64"
-    refinements = (8, 16, 32, 64, 128)
+    refinements = (16, 24, 32, 48, 64, 128)
     tolerance = 1e-8
 
     def applies(self, case: Case) -> bool:

@@ -63,7 +63,7 @@ class GirsanovOfLaw(OnLine):
     views = ("thermo", "score", "vae")
     source = "Song et al. 2021 (likelihood), theorem 1 and its case of equality"
     conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
-    refinements = (16, 32, 64, 128)
+    refinements = (32, 48, 64, 128)
 
     def applies(self, case: Case) -> bool:
         return super().applies(case) and sampled(case) and not case.reaches_zero_snr

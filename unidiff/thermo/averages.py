@@ -103,25 +103,21 @@ class Noised:
     def mean(self, value: Callable[[Tensor], Tensor]) -> Estimate:
         """E of ``value``: ``[n, *E] -> [n]``, a function of z in float64."""
         law = self.wide_law
-        if self.integrable:
+        if self._steps is not None:
             components = _components(law)
             assert components is not None
             weights = law.weights if isinstance(law, GaussianMixture) else torch.ones(1, dtype=torch.float64)
-            return _RULE.mean(weights, components, value, self._others)
+            return _RULE.mean(weights, components, value, self._steps)
         z = law.sample(self.draws, self.generator)
         return monte_carlo(torch.cat([value(part) for part in z.split(self._rows)]))
 
-    @cached_property
+    @property
     def integrable(self) -> bool:
         """Whether means are had by quadrature: a Gaussian or a mixture in 1 or 2 dimensions, its components alike in width.
 
         Of a law that is, every noisier one is too: noise makes widths alike.
         """
-        if self.world.dim > 2:
-            return False
-        components = _components(self.law)
-        known = self.beside is None or bool(self._others)
-        return components is not None and known and _RULE.steps(components, self._others) is not None
+        return self._steps is not None
 
     @cached_property
     def wide(self) -> World:
@@ -133,10 +129,14 @@ class Noised:
         """q(z) in float64, as :attr:`wide`."""
         return self.wide.diffuse(self.alpha, self.sigma)
 
-    @property
-    def _others(self) -> tuple[Normals, ...]:
-        found = None if self.beside is None else _components(self.beside.diffuse(self.alpha, self.sigma))
-        return () if found is None else (found,)
+    @cached_property
+    def _steps(self) -> tuple[float, float] | None:
+        """The spacings of the rule's nodes; None where there is no rule."""
+        if self.world.dim > 2:
+            return None
+        stacks = [_components(w.diffuse(self.alpha, self.sigma)) for w in (self.world, self.beside) if w is not None]
+        known = [stack for stack in stacks if stack is not None]
+        return _RULE.steps(known[0], tuple(known[1:])) if len(known) == len(stacks) else None
 
     @property
     def _rows(self) -> int:

@@ -11,6 +11,7 @@ function. Only repeats that share nothing tell the error of such dependent draws
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ from unidiff.core.denoising import denoising_error
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.ladder import chain_rows
 from unidiff.core.times import antithetic_times
-from unidiff.vae.bound import ELBO
+from unidiff.vae.bound import ELBO, block_rows
 from unidiff.worlds import Interval, bits_per_dim
 
 Sampling = Literal["independent", "antithetic", "stratified", "importance"]
@@ -130,11 +131,11 @@ def sampled_steps(
         index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=steps - 1)
         k, weight = 1 + index, 1 / p[index]
     parts = []
-    for k_r, weight_r in zip(k.flatten(0, 1), weight.flatten(0, 1), strict=True):
-        eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        found = chain_rows(chain, x0, eps, k_r, condition, guidance)
-        parts.append(weight_r.to(x0) * found.encoder.kl(found.decoder))
-    return torch.stack(parts).reshape(repeats, draws, -1).mean(1)
+    for index, many, own in _blocks(x0, condition, u.numel()):
+        eps = torch.randn(many.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        found = chain_rows(chain, many, eps, k.flatten()[index], own, guidance)
+        parts.append(found.encoder.kl(found.decoder))
+    return (weight.to(x0) * torch.cat(parts).reshape(weight.shape)).mean(1)
 
 
 def sampled_integral(
@@ -160,22 +161,31 @@ def sampled_integral(
         raise ValueError(
             "sampling must be independent, antithetic or stratified here, got 'importance': choose a measure"
         )
-    u = _places(x0.shape[0], draws, repeats, sampling, generator).flatten(0, 1)
+    u = _places(x0.shape[0], draws, repeats, sampling, generator).flatten()
     schedule, parts = core.schedule, []
     high, low = schedule.log_snr(torch.tensor([first, 1.0], dtype=torch.float64)).unbind()
-    for u_r in u:
+    for index, many, own in _blocks(x0, condition, u.numel()):
         if measure == "time":
-            t = first + (1 - first) * u_r
+            t = first + (1 - first) * u[index]
             log_weight = torch.log(-0.5 * (1 - first) * schedule.log_snr_derivative(t))
         else:
-            t = schedule.time((high + (low - high) * u_r).detach())
+            t = schedule.time((high + (low - high) * u[index]).detach())
             log_weight = torch.log(0.5 * (high - low).detach()).expand_as(t)
             if high.requires_grad:
                 # t was drawn under this density, which stays as it is while a learned schedule moves.
                 rate = -schedule.log_snr_derivative(t)
                 log_weight = log_weight + rate.log() - rate.detach().log()
-        parts.append(denoising_error(core, x0, t, log_weight=log_weight, condition=condition, generator=generator))
-    return torch.stack(parts).reshape(repeats, draws, -1).mean(1)
+        parts.append(denoising_error(core, many, t, log_weight=log_weight, condition=own, generator=generator))
+    return torch.cat(parts).reshape(repeats, draws, -1).mean(1)
+
+
+def _blocks(x0: Tensor, condition: Tensor | None, count: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """``count`` terms, a whole batch after another, as many at a time as a network is asked: which, their data and class."""
+    rows = block_rows(x0)
+    for start in range(0, count, rows):
+        index = slice(start, min(start + rows, count))
+        member = torch.arange(index.start, index.stop, device=x0.device) % x0.shape[0]
+        yield index, x0.index_select(0, member), None if condition is None else condition.index_select(0, member)
 
 
 def _places(batch: int, draws: int, repeats: int, sampling: Sampling, generator: torch.Generator | None) -> Tensor:

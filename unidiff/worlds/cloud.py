@@ -159,7 +159,7 @@ class PointCloud(World):
         """
         if check:
             check_query("xt", xt, self)
-        a, s = noise_scales(alpha, sigma, self, xt.shape[0])
+        a, s = noise_scales(alpha, sigma, self, xt.shape[0], check)
         self._check_noiseless("posterior")
         if s.device.type == "cpu" and bool((s == 0).any()):
             raise ValueError("sigma must be positive for the posterior of a data set, got 0")
@@ -173,7 +173,7 @@ class PointCloud(World):
         """The mean of :meth:`posterior`, by a few rows at a time: no ``[B, N]`` is kept."""
         if check:
             check_query("xt", xt, self)
-        a, s = (v.expand(len(xt)) for v in noise_scales(alpha, sigma, self, len(xt)))
+        a, s = (v.expand(len(xt)) for v in noise_scales(alpha, sigma, self, len(xt), check))
         return torch.cat([self.posterior(xt[b], a[b], s[b], check).mean for b in self._rows(len(xt))])
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:

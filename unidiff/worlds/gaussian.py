@@ -96,11 +96,19 @@ class Gaussian(World):
         """The Gaussian of x given α x + σ ε = ``xt`` ``[B, D]``, for each row."""
         if check:
             check_query("xt", xt, self)
-        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
-        normals = self.normals.bayes(xt, a, s)[0]
+        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
+        normals = self.normals.posterior(xt, a, s)
         if check:
             check_reach("xt", xt, normals.mean)
         return self.of(normals)
+
+    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
+        """m + αS(α²S + σ²I)⁻¹(``xt`` − αm) ``[B, D]``, without the rest of :meth:`posterior`."""
+        if check:
+            check_query("xt", xt, self)
+        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
+        mean = self.normals.posterior_mean(xt, a, s)
+        return check_reach("xt", xt, mean) if check else mean
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """N((S⁻¹ + A/β)⁻¹(S⁻¹m + b/β), (S⁻¹ + A/β)⁻¹) and log Z."""

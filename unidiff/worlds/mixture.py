@@ -128,10 +128,11 @@ class GaussianMixture(World):
         if self.batch is not None:
             raise ValueError(f"entropy of a mixture is for one law, got a batch of {self.batch}; ask one at a time")
         check_count("n", n, 2)
-        if _ENTROPY.steps(self.components) is None:
+        steps = _ENTROPY.steps(self.components)
+        if steps is None:
             return monte_carlo(-self.log_prob(self.sample(n, generator)))
         wide = self.to(torch.float64, "cpu")
-        return _ENTROPY.mean(wide.weights, wide.components, lambda x: -wide.log_prob(x))
+        return _ENTROPY.mean(wide.weights, wide.components, lambda x: -wide.log_prob(x, check=False), steps)
 
     def diffuse(self, alpha: Scale, sigma: Scale) -> Self:
         """Σ_k w_k N(α m_k, α² S_k + σ² I)."""
@@ -142,12 +143,21 @@ class GaussianMixture(World):
         """The mixture of x given α x + σ ε = ``xt`` ``[B, D]``; its ``log_weights`` ``[B, K]`` are the responsibilities."""
         if check:
             check_query("xt", xt, self)
-        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0]))
+        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
         components, evidence = self.components.bayes(xt[:, None], a, s)
         law = self.of(torch.log_softmax(self.log_weights + evidence, -1), components)
         if check:
             check_reach("xt", xt, components.mean, law.log_weights)
         return law
+
+    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
+        """Σ_k r_k(``xt``) E[x|xt, k] ``[B, D]``, without the rest of :meth:`posterior`."""
+        if check:
+            check_query("xt", xt, self)
+        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
+        means, evidence = self.components.expectation(xt[:, None], a, s)
+        mean = torch.einsum("bk,bkd->bd", torch.softmax(self.log_weights + evidence, -1), means)
+        return check_reach("xt", xt, mean) if check else mean
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """Each component tilted, weights w_k Z_k / Z, and log Z = log Σ w_k Z_k."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class Normals:
         """D."""
         return self.mean.shape[-1]
 
-    @property
+    @cached_property
     def stack(self) -> torch.Size:
         """S."""
         # NumPy's, which takes a quarter of the time of torch's.
@@ -110,10 +111,28 @@ class Normals:
 
     def bayes(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Normals, Tensor]:
         """The laws of x given α x + σ ε = ``xt``, and the log density of xt; all broadcast against ``[*S, D]``."""
+        mean, y, noised = self._regress(xt, alpha, sigma)
+        return Normals(mean, self.basis, self.values * sigma**2 / noised), _log_density(y, noised)
+
+    def posterior(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Normals:
+        """The laws of :meth:`bayes` alone."""
+        mean, _, noised = self._regress(xt, alpha, sigma)
+        return Normals(mean, self.basis, self.values * sigma**2 / noised)
+
+    def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The means of :meth:`posterior` alone."""
+        return self._regress(xt, alpha, sigma)[0]
+
+    def expectation(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of :meth:`bayes`, and its log densities."""
+        mean, y, noised = self._regress(xt, alpha, sigma)
+        return mean, _log_density(y, noised)
+
+    def _regress(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E[x|xt], and xt's deviation in the eigenbasis with its variance there."""
         noised = alpha**2 * self.values + sigma**2
         y = _align(self.basis, xt - alpha * self.mean)
-        mean = self.mean + _rotate(self.basis, alpha * self.values / noised * y)
-        return Normals(mean, self.basis, self.values * sigma**2 / noised), _log_density(y, noised)
+        return self.mean + _rotate(self.basis, alpha * self.values / noised * y), y, noised
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Normals, Tensor]:
         """The laws ∝ density · exp((−½ xᵀA x + bᵀx)/β), and their log Z, ``[*S]``; worked in float64."""

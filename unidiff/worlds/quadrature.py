@@ -62,19 +62,10 @@ class Rule:
         weights: Tensor,
         components: Normals,
         value: Callable[[Tensor], Tensor],
-        others: tuple[Normals, ...] = (),
+        steps: tuple[float, float],
     ) -> Estimate:
-        """E of ``value`` ``[n, D] -> [n]`` under weights and components ``[K]`` in float64 on the CPU.
-
-        Raises ValueError where :meth:`steps` knows none.
-        """
-        found = self.steps(components, others)
-        if found is None:
-            raise ValueError(
-                "components must be in one or two dimensions, and so alike in width that nodes can see them all, got "
-                f"{components.stack[-1]} in {components.dim} dimensions that differ more"
-            )
-        step, last = found
+        """E of ``value`` ``[n, D] -> [n]`` under weights and components ``[K]`` in float64 on the CPU, by :meth:`steps`."""
+        step, last = steps
         previous = _trapezoid(weights, components, value, step, self.reach)
         while True:
             step /= 2

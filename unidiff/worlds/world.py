@@ -146,7 +146,7 @@ class World(ABC):
     def posterior(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Self:
         """The law of x given α x + σ ε = ``xt`` ``[B, *E]``, a batch of B laws; alpha and sigma as in :meth:`diffuse`.
 
-        ``check`` as in :meth:`log_prob`.
+        ``check`` as in :meth:`log_prob`; without it the values of alpha and sigma are trusted too.
 
         Raises:
             ValueError: xt does not fit the world, is not finite or is so far out that its squares overflow the dtype (seen
@@ -239,8 +239,10 @@ def check_reach(argument: str, x: Tensor, *answers: Tensor) -> Tensor:
     return answers[0]
 
 
-def noise_scales(alpha: Scale, sigma: Scale, world: Prior, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """α and σ as tensors ``[]`` or ``[B]`` of the world's dtype and device, checked."""
+def noise_scales(
+    alpha: Scale, sigma: Scale, world: Prior, rows: int | None = None, check: bool = True
+) -> tuple[Tensor, Tensor]:
+    """α and σ as tensors ``[]`` or ``[B]`` of the world's dtype and device; ``check`` their values too, not shapes alone."""
     a, s = (torch.as_tensor(v, dtype=world.dtype, device=world.device) for v in (alpha, sigma))
     rows = world.batch if rows is None else rows
     for name, value in (("alpha", a), ("sigma", s)):
@@ -250,7 +252,7 @@ def noise_scales(alpha: Scale, sigma: Scale, world: Prior, rows: int | None = No
     a, s = (v.reshape(()) if v.numel() == 1 else v for v in (a, s))
     if a.ndim == s.ndim == 1 and a.shape != s.shape:
         raise ValueError(f"alpha and sigma must have one shape, got {list(a.shape)} and {list(s.shape)}")
-    if a.device.type == "cpu":
+    if check and a.device.type == "cpu":
         both = a.detach() + s.detach()
         if both.ndim == 0:
             # As numbers: the same question of tensors takes most of a scalar query's time.
