@@ -121,6 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # -- worlds
     Mutant("noised variance with α for α²", NORMALS, "alpha**2 * self.values + sigma**2)", "alpha * self.values + sigma**2)"),
     Mutant("posterior mean without α", NORMALS, "alpha * self.values / noised * y)", "self.values / noised * y)"),
+    Mutant("mixture: the mean by the evidence alone", MIXTURE, "torch.softmax(self.log_weights + evidence, -1), means", "torch.softmax(evidence, -1), means"),
     Mutant("posterior variance of the prior", NORMALS, "self.values * sigma**2 / noised)", "self.values * sigma / noised)"),
     Mutant("tilt: log Z without its ½", NORMALS, "at_mean - 0.5 * log_det + 0.5 * aligned", "at_mean - 0.5 * log_det + aligned"),
     Mutant("tilt by r instead of r/β", NORMALS, "slope = (b - mean @ A) / beta", "slope = b - mean @ A"),
@@ -147,7 +148,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("cloud: variance with α for α²", CLOUD, "self._scale(self.alpha.square(), self._shape(spread))", "self._scale(self.alpha, self._shape(spread))"),
     Mutant("cloud: posterior covariance with weights squared", CLOUD, "rows.append((weights[b, :, None] * centred).mT @ centred)", "rows.append((weights[b, :, None].square() * centred).mT @ centred)"),
     Mutant("cloud: tilt by +½xᵀAx", CLOUD, "(flat @ b - 0.5 * (flat @ A * flat).sum(1))", "(flat @ b + 0.5 * (flat @ A * flat).sum(1))"),
-    Mutant("cloud: distances by the expanded square", CLOUD, "torch.addcmul(flat[b, None], points, less[b]).square().sum(2)", "(flat[b].square().sum(1)[:, None] - 2 * alpha[b, None] * (flat[b] @ points.mT) + alpha[b, None].square() * points.square().sum(1))"),
+    Mutant("cloud: distances by the expanded square", CLOUD, "torch.addcmul(flat[b, None], points, less[b]).square_().sum(2)", "(flat[b].square().sum(1)[:, None] - 2 * alpha[b, None] * (flat[b] @ points.mT) + alpha[b, None].square() * points.square().sum(1))"),
     Mutant("Gaussian's entropy without its D/2", GAUSSIAN_WORLD, "(log_values + 1.0 + math.log(2 * math.pi))", "(log_values + math.log(2 * math.pi))"),
     Mutant("standard error over n, not √n", ESTIMATE, "wide.std() / math.sqrt(wide.numel())", "wide.std() / wide.numel()"),
     # -- training

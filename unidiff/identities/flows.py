@@ -20,7 +20,7 @@ from unidiff.worlds.world import World
 
 def divergence(world: World, z: Tensor, level: NoiseLevel) -> Tensor:
     r"""∇·s(z) = −D/σ² + (α²/σ⁴) tr Cov[x_0|z] (item 12, second order), ``[B]``."""
-    trace = world.posterior(z, level.alpha, level.sigma).variance.flatten(1).sum(1)
+    trace = world.posterior(z, level.alpha, level.sigma, check=False).variance.flatten(1).sum(1)
     var = level.sigma.square()
     return -z[0].numel() / var + (level.alpha / var).square() * trace
 
@@ -154,7 +154,7 @@ class FlowMap(Quadrature):
 
         def scaled(y: Tensor, k: int) -> Tensor:
             level = road.level[k]
-            x0 = case.world.posterior(level.alpha * y, level.alpha, level.sigma).mean
+            x0 = case.world.posterior_mean(level.alpha * y, level.alpha, level.sigma, check=False)
             ratio = level.sigma / level.alpha
             return -0.5 * ratio * ((y - x0) / ratio)
 
@@ -194,7 +194,7 @@ class _Road:
 
     def flow(self, world: World, z: Tensor, k: int) -> Tensor:
         """dz/dλ of the probability-flow ODE at node k."""
-        score = world.diffuse(self.level.alpha[k], self.level.sigma[k]).score(z)
+        score = world.diffuse(self.level.alpha[k], self.level.sigma[k]).score(z, check=False)
         return self.drift[k] * z - 0.5 * self.diffusion2[k] * score
 
     def walk(self, velocity: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:

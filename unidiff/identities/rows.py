@@ -18,6 +18,7 @@ from unidiff.identities.case import Case
 from unidiff.identities.chains import Frozen, grid_of
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
+from unidiff.worlds import Gaussian
 
 
 @register
@@ -123,11 +124,14 @@ class FoldedTables(Algebraic):
     statement = r"(a+bp)\,x+(bq)\,F = a\,x+b\,\hat x_0,\quad \hat x_0=p\,x+q\,F"
     views = ("core", "paths")
     source = "Salimans & Ho 2022, appendix D"
-    conditions = "a last level with some signal; in float32 where data and noise are both heard"
+    conditions = (
+        "a last level with some signal; in float32 where data and noise are both heard; no law enters, so that one world "
+        "is enough, the Gaussian"
+    )
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return not case.reaches_zero_snr
+        return isinstance(case.world, Gaussian) and not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.legible
@@ -158,8 +162,14 @@ class FoldedOnce(Algebraic):
     statement = r"\mathrm{fl}(a+bp),\ \mathrm{fl}(bq)\ \mathrm{are\ the\ nearest\ of\ their\ dtype}"
     views = ("core", "paths")
     source = "Higham 2002, section 2.1"
-    conditions = "any schedule; x_0, v and EDM's F, which stay finite whatever the level"
+    conditions = (
+        "any schedule; x_0, v and EDM's F, which stay finite whatever the level; no law enters, so that one world is "
+        "enough, the Gaussian"
+    )
     subject = "schedule"
+
+    def applies(self, case: Case) -> bool:
+        return isinstance(case.world, Gaussian)
 
     def sides(self, case: Case) -> Iterable[Sides]:
         low, high = case.window(-4.0, 4.0)

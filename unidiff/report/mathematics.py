@@ -7,9 +7,12 @@ import io
 import re
 
 import matplotlib
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.font_manager import FontProperties
 
 _POINTS = 13.5
+_PAD = 1.44
+_COLOUR = "#16191d"
 # What the registry's LaTeX uses and mathtext has under another name. A fraction in a line of its own stands tall.
 _SYNONYMS = (
     (r"\\t?frac\s*(\\[a-zA-Z]+|[^\s{\\])\s*(\\[a-zA-Z]+|[^\s{\\])", r"\\tfrac{\1}{\2}"),
@@ -39,36 +42,34 @@ class Formulas:
         text = latex
         for old, new in _SYNONYMS:
             text = re.sub(old, new, text)
-        out = io.StringIO()
+        out, prop = io.StringIO(), FontProperties(size=_POINTS, math_fontfamily="stix")
         try:
-            with matplotlib.rc_context({"svg.fonttype": "path", "mathtext.fontset": "stix", "svg.hashsalt": "unidiff"}):
-                figure = Figure()
-                figure.text(0, 0, f"${text}$", fontsize=_POINTS, color="#16191d")
-                figure.savefig(
-                    out, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None}
-                )
+            with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "unidiff"}):
+                # One renderer measures and draws, so that the formula is parsed once: a figure cut to size parses twice.
+                renderer = RendererSVG(1, 1, out, image_dpi=72)
+                width, height, descent = renderer.get_text_width_height_descent(f"${text}$", prop, ismath=True)
+                colour = renderer.new_gc()
+                colour.set_foreground(_COLOUR)
+                renderer.open_group("text")
+                renderer.draw_text(colour, _PAD, _PAD + height - descent, f"${text}$", prop, 0, ismath=True)
+                renderer.close_group("text")
+                renderer.finalize()
         except (ValueError, RuntimeError):
             return f"<code>{html.escape(latex)}</code>"
-        return self._inline(out.getvalue(), latex)
+        return self._inline(out.getvalue(), width + 2 * _PAD, height + 2 * _PAD, latex)
 
     def glyphs(self) -> str:
         """The glyphs of every formula drawn so far, as an ``<svg>`` that takes no room."""
         paths = "".join(self._glyphs.values())
         return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{paths}</defs></svg>'
 
-    def _inline(self, text: str, source: str) -> str:
-        width, height, box = (_attribute(text, name) for name in ("width", "height", "viewBox"))
+    def _inline(self, text: str, width: float, height: float, source: str) -> str:
         for found in _GLYPH.finditer(text):
             self._glyphs[found[1]] = re.sub(r"\s+", " ", found[0])
-        body = text[text.index('<g id="text_1">') : text.rindex("</g>")]
+        body = text[text.index('<g id="text_1">') : text.rindex("</svg>")]
         body = re.sub(r"<!--.*?-->|<defs>.*?</defs>", "", body, flags=re.DOTALL)
         body = re.sub(r"\s+", " ", body.replace('<g id="text_1">', "<g>").replace("xlink:href", "href")).replace(
             "> <", "><"
         )
-        size = f'width="{width}" height="{height}" viewBox="{box}"'
+        size = f'width="{width:.2f}pt" height="{height:.2f}pt" viewBox="0 0 {width:.2f} {height:.2f}"'
         return f'<svg class="math" role="img" aria-label="{html.escape(source, quote=True)}" {size}>{body}</svg>'
-
-
-def _attribute(svg: str, name: str) -> str:
-    found = re.search(rf'<svg[^>]*\s{name}="([^"]+)"', svg)
-    return found[1] if found else ""

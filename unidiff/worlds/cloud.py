@@ -240,7 +240,7 @@ class PointCloud(World):
         rows = flat.shape[0]
         alpha, sigma = (v.expand(rows) for v in (alpha, sigma))
         less = -alpha[:, None, None]
-        distance2 = [torch.addcmul(flat[b, None], points, less[b]).square().sum(2) for b in self._blocks(rows)]
+        distance2 = [torch.addcmul(flat[b, None], points, less[b]).square_().sum(2) for b in self._blocks(rows)]
         distance2 = torch.cat(distance2)
         least = distance2.amin(1)
         return (

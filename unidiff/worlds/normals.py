@@ -112,12 +112,12 @@ class Normals:
     def bayes(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Normals, Tensor]:
         """The laws of x given α x + σ ε = ``xt``, and the log density of xt; all broadcast against ``[*S, D]``."""
         mean, y, noised = self._regress(xt, alpha, sigma)
-        return Normals(mean, self.basis, self.values * sigma**2 / noised), _log_density(y, noised)
+        return self._given(mean, noised, sigma), _log_density(y, noised)
 
     def posterior(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Normals:
         """The laws of :meth:`bayes` alone."""
         mean, _, noised = self._regress(xt, alpha, sigma)
-        return Normals(mean, self.basis, self.values * sigma**2 / noised)
+        return self._given(mean, noised, sigma)
 
     def posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The means of :meth:`posterior` alone."""
@@ -133,6 +133,9 @@ class Normals:
         noised = alpha**2 * self.values + sigma**2
         y = _align(self.basis, xt - alpha * self.mean)
         return self.mean + _rotate(self.basis, alpha * self.values / noised * y), y, noised
+
+    def _given(self, mean: Tensor, noised: Tensor, sigma: Tensor) -> Normals:
+        return Normals(mean, self.basis, self.values * sigma**2 / noised)
 
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Normals, Tensor]:
         """The laws ∝ density · exp((−½ xᵀA x + bᵀx)/β), and their log Z, ``[*S]``; worked in float64."""
