@@ -162,14 +162,8 @@ class FoldedOnce(Algebraic):
     statement = r"\mathrm{fl}(a+bp),\ \mathrm{fl}(bq)\ \mathrm{are\ the\ nearest\ of\ their\ dtype}"
     views = ("core", "paths")
     source = "Higham 2002, section 2.1"
-    conditions = (
-        "any schedule; x_0, v and EDM's F, which stay finite whatever the level; no law enters, so that one world is "
-        "enough, the Gaussian"
-    )
+    conditions = "any schedule; x_0, v and EDM's F, which stay finite whatever the level"
     subject = "schedule"
-
-    def applies(self, case: Case) -> bool:
-        return isinstance(case.world, Gaussian)
 
     def sides(self, case: Case) -> Iterable[Sides]:
         low, high = case.window(-4.0, 4.0)
