@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -232,16 +234,21 @@ def test_bad_requests_are_refused(run, options, message: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_network_is_sampled_as_well_as_the_law_itself(floor: float) -> None:
-    from unidiff.train import TrainConfig, Trainer, load_data
+@pytest.mark.timeout(1200)
+def test_a_trained_network_is_sampled_as_well_as_the_law_itself() -> None:
+    """On the preset of the 8 Gaussians (three minutes), a run of 24 000 against the mean over 16 exact sets.
 
-    config = TrainConfig(
-        network="mlp", width=128, depth=4, weighting="simple", steps=12_000, batch_size=512, lr=2e-3, warmup=200,
-        ema=0.999, device="cpu",
-    )  # fmt: skip
+    What is left of chance is the run's own draw, about 0.22 of the floor: a sampler as good as the law itself alarms in 1%
+    of seeds (these are fixed). Power: a network of half the steps stood at 2.0 of the floor by annealed Langevin.
+    """
+    from unidiff.train import Trainer, load_data, presets
+
+    config = dataclasses.replace(presets.eight_gaussians(), minutes=None, steps=24_000, device="cpu")
     trained = Trainer.start(config, load_data("eight-gaussians", generator=seeded())).fit()
+    n = 24_000
+    exact = [WORLD.sample(n, seeded(100 + k)) for k in range(16)]
+    floor = sum(sliced_w1(x, y) for x, y in pairwise(exact)) / 15
     for run in (annealed_langevin, predictor_corrector):
-        distances = [
-            sliced_w1(run(trained, 4000, generator=seeded(k)), WORLD.sample(4000, seeded(7 + k))) for k in range(2)
-        ]
-        assert max(distances) < 1.5 * floor, (run.__name__, distances, floor)
+        x = run(trained, n, generator=seeded())
+        distance = sum(sliced_w1(x, y) for y in exact) / 16
+        assert distance < 1.5 * floor, (run.__name__, distance, floor)

@@ -113,6 +113,10 @@ def test_rows_are_a_count(rows: Any, x0, grid) -> None:
         view().elbo(x0, grid, rows=rows)
     with pytest.raises(ValueError, match=f"rows must be an integer of at least 1, got {rows}"):
         view().iwae(x0, grid, 2, rows=rows)
+    with pytest.raises(ValueError, match=f"rows must be an integer of at least 1, got {rows}"):
+        view().sampled_elbo(x0, grid, rows=rows)
+    with pytest.raises(ValueError, match=f"rows must be an integer of at least 1, got {rows}"):
+        view().continuous_elbo(x0, rows=rows)
 
 
 def test_paths_are_a_count_and_groups_of_them_too(x0, grid) -> None:

@@ -44,6 +44,39 @@ def test_blocks_of_states_change_nothing(x0, grid) -> None:
     torch.testing.assert_close(first.log_weights, again.log_weights)
 
 
+def spy(core: ud.Diffusion, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many states the network was asked at a time, from now on."""
+    asked: list[int] = []
+    evaluate = type(core.denoiser).evaluate  # pyright: ignore[reportAttributeAccessIssue]
+
+    def told(self, xt: torch.Tensor, *rest):
+        asked.append(len(xt))
+        return evaluate(self, xt, *rest)
+
+    monkeypatch.setattr(type(core.denoiser), "evaluate", told)
+    return asked
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(None, [24]), (7, [6] * 4), (5, [5] * 4 + [4])])
+def test_terms_are_asked_together_in_even_blocks(rows, expected, x0, grid, monkeypatch) -> None:
+    core = network()
+    asked = spy(core, monkeypatch)
+    vae = HierarchicalVAE(core, ContinuousDecoder())
+    vae.sampled_elbo(x0, grid, draws=1, repeats=3, rows=rows, generator=seeded())
+    assert asked[:-1] == expected  # the last is the decoder's
+    asked.clear()
+    vae.continuous_elbo(x0, draws=1, repeats=3, rows=rows, generator=seeded())
+    assert asked[:-1] == expected
+
+
+def test_a_batch_to_learn_from_is_not_cut(grid, monkeypatch) -> None:
+    core = network()
+    asked = spy(core, monkeypatch)
+    x0 = torch.randn(5000, *core.event_shape, generator=seeded(), dtype=torch.float64)
+    HierarchicalVAE(core, ContinuousDecoder()).loss(x0, grid)
+    assert asked[:-1] == [5000]
+
+
 def test_each_datum_has_its_own_ledger(x0, grid) -> None:
     # One at a time, with its own noise and label: the batch's columns.
     core, labels = network(num_classes=3), torch.arange(8) % 3

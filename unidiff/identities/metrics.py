@@ -121,7 +121,7 @@ class NllIsEntropy(MonteCarlo):
         return _here(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        sets, n = 1000, 32
+        sets, n = 1400, 32
         x = case.world.sample(sets * n, generator=case.generator("nll")).reshape(sets, n, -1)
         found = torch.tensor([nll(case.world, part) for part in x], dtype=torch.float64)
         entropy = case.world.entropy().value.cpu()

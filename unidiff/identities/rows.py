@@ -18,7 +18,6 @@ from unidiff.identities.case import Case
 from unidiff.identities.chains import Frozen, grid_of
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
-from unidiff.worlds import Gaussian
 
 
 @register
@@ -124,14 +123,11 @@ class FoldedTables(Algebraic):
     statement = r"(a+bp)\,x+(bq)\,F = a\,x+b\,\hat x_0,\quad \hat x_0=p\,x+q\,F"
     views = ("core", "paths")
     source = "Salimans & Ho 2022, appendix D"
-    conditions = (
-        "a last level with some signal; in float32 where data and noise are both heard; no law enters, so that one world "
-        "is enough, the Gaussian"
-    )
+    conditions = "a last level with some signal; in float32 where data and noise are both heard"
     subject = "schedule"
 
     def applies(self, case: Case) -> bool:
-        return isinstance(case.world, Gaussian) and not case.reaches_zero_snr
+        return not case.reaches_zero_snr
 
     def sides(self, case: Case) -> Iterable[Sides]:
         case = case.legible

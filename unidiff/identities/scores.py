@@ -179,7 +179,7 @@ class Hyvarinen(MonteCarlo):
 class SlicedScore(MonteCarlo):
     """Item 14, sliced: along random directions v the explicit and the implicit loss differ by ½E(v·s)², known apart.
 
-    The slope along v is automatic differentiation's, six directions a draw. Size: E|vᵀ∇φ v|.
+    The slope along v is automatic differentiation's, eight directions a draw. Size: E|vᵀ∇φ v|.
     """
 
     name = "sliced-score-matching"
@@ -195,12 +195,12 @@ class SlicedScore(MonteCarlo):
         z, score, sigma = draws.xt.flatten(1), draws.score.flatten(1), draws.level.sigma
         field, _ = smooth_field(case, z)
         difference, size = torch.zeros_like(sigma), torch.zeros_like(sigma)
-        for k in range(6):
+        for k in range(8):
             v = case.normal(f"slice {k}", *z.shape)
             slope = (_vjp(lambda x: smooth_field(case, x)[0], z, v) * v).sum(1)
             explicit = 0.5 * (v * (field - score)).sum(1).square()
             implicit = 0.5 * (v * field).sum(1).square() + slope + 0.5 * (v * score).sum(1).square()
-            difference, size = difference + (explicit - implicit) / 6, size + slope.abs() / 6
+            difference, size = difference + (explicit - implicit) / 8, size + slope.abs() / 8
         return difference * sigma, (size * sigma).mean().reshape(1)
 
 

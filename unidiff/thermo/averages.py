@@ -47,11 +47,6 @@ class Noised:
     generator: torch.Generator | None = None
     beside: World | None = None
 
-    @property
-    def law(self) -> World:
-        """q(z)."""
-        return self.world.diffuse(self.alpha, self.sigma)
-
     def mmse(self) -> Estimate:
         """E tr Cov[x_0|z], in x² units."""
 

@@ -126,6 +126,7 @@ class HierarchicalVAE:
         condition: Tensor | None = None,
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
+        rows: int | None = None,
     ) -> SampledELBO:
         """The bound by ``repeats`` × ``draws`` of its N terms for each example, unbiased, with its standard error.
 
@@ -134,23 +135,24 @@ class HierarchicalVAE:
             repeats: independent repeats, at least 2: they tell the error.
             sampling: "independent", "antithetic", "stratified" or "importance".
             proposal: for "importance", p ``[N]`` up to a factor; None takes the exact terms of the first 64 examples.
-            x0, grid, condition, guidance, generator: as :meth:`elbo`.
+            x0, grid, condition, guidance, generator, rows: as :meth:`elbo`.
 
         Raises:
-            TypeError, ValueError: as :meth:`elbo`; an unknown sampling, draws below 1, repeats below 2, a proposal that is
-                not ``[N]`` positive numbers.
+            TypeError, ValueError: as :meth:`elbo`; an unknown sampling, draws or rows below 1, repeats below 2, a proposal
+                that is not ``[N]`` positive numbers.
         """
         chain, condition = self._checked(x0, grid, condition, guidance, generator)
         check_count("repeats", repeats, least=2)
         check_count("draws", draws)
         check_name("sampling", sampling, SAMPLINGS)
+        _check_rows(rows)
         if sampling == "importance" and proposal is None:
             few = None if condition is None else condition[:_PILOT]
             pilot = self.elbo(x0[:_PILOT], grid, condition=few, guidance=guidance, generator=generator)
             proposal = importance_of(pilot)
         terms = sampled_steps(
             chain, x0, draws=draws, repeats=repeats, sampling=sampling, proposal=proposal, condition=condition,
-            guidance=guidance, generator=generator,
+            guidance=guidance, generator=generator, rows=rows,
         )  # fmt: skip
         return self._ledger(chain, x0, terms, condition, guidance, generator)
 
@@ -166,6 +168,7 @@ class HierarchicalVAE:
         measure: Measure = "log-snr",
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
+        rows: int | None = None,
     ) -> SampledELBO:
         """The bound of infinitely many steps from ``first`` to 1 (Kingma et al. 2021, eq. 15), for the posterior variance.
 
@@ -174,16 +177,17 @@ class HierarchicalVAE:
             sampling: "independent", "antithetic" or "stratified".
             measure: what is sampled evenly, "log-snr" or "time". The bound is the same; by "time" few draws carry it where λ
                 is steep, and its standard error is then too small.
-            x0, draws, repeats, condition, generator: as :meth:`sampled_elbo`.
+            x0, draws, repeats, condition, generator, rows: as :meth:`sampled_elbo`.
 
         Raises:
             TypeError, ValueError: as :meth:`sampled_elbo`.
         """
         chain, condition = self._continuous(x0, first, condition, generator)
         check_count("repeats", repeats, least=2)
+        _check_rows(rows)
         terms = sampled_integral(
             self.core, x0, first, draws=draws, repeats=repeats, sampling=sampling, measure=measure, condition=condition,
-            generator=generator,
+            generator=generator, rows=rows,
         )  # fmt: skip
         return self._ledger(chain, x0, terms, condition, 1.0, generator)
 
@@ -411,6 +415,11 @@ def _from(first: float) -> TimeGrid:
     if not float(check_time("first", check_real("first", first))) < 1.0:
         raise ValueError(f"first must be earlier than 1, got {first}")
     return TimeGrid([first, 1.0])
+
+
+def _check_rows(rows: int | None) -> None:
+    if rows is not None:
+        check_count("rows", rows)
 
 
 def _times(grid: TimeGrid) -> TimeGrid:

@@ -109,6 +109,7 @@ def sampled_steps(
     condition: Tensor | None = None,
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
+    rows: int | None = None,
 ) -> Tensor:
     """Σ_k KL_k of each example by ``draws`` of its N terms, ``[repeats, B]``; differentiable in θ.
 
@@ -131,7 +132,7 @@ def sampled_steps(
         index = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=steps - 1)
         k, weight = 1 + index, 1 / p[index]
     parts = []
-    for index, many, own in _blocks(x0, condition, u.numel()):
+    for index, many, own in _blocks(x0, condition, u.numel(), rows):
         eps = torch.randn(many.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         found = chain_rows(chain, many, eps, k.flatten()[index], own, guidance)
         parts.append(found.encoder.kl(found.decoder))
@@ -149,6 +150,7 @@ def sampled_integral(
     measure: Measure = "log-snr",
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
+    rows: int | None = None,
 ) -> Tensor:
     """½ ∫ γ'(t) ‖ε − ε̂‖² dt over [first, 1] of each example, ``[repeats, B]``; differentiable in θ and the schedule.
 
@@ -164,7 +166,7 @@ def sampled_integral(
     u = _places(x0.shape[0], draws, repeats, sampling, generator).flatten()
     schedule, parts = core.schedule, []
     high, low = schedule.log_snr(torch.tensor([first, 1.0], dtype=torch.float64)).unbind()
-    for index, many, own in _blocks(x0, condition, u.numel()):
+    for index, many, own in _blocks(x0, condition, u.numel(), rows):
         if measure == "time":
             t = first + (1 - first) * u[index]
             log_weight = torch.log(-0.5 * (1 - first) * schedule.log_snr_derivative(t))
@@ -179,11 +181,17 @@ def sampled_integral(
     return torch.cat(parts).reshape(repeats, draws, -1).mean(1)
 
 
-def _blocks(x0: Tensor, condition: Tensor | None, count: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """``count`` terms, a whole batch after another, as many at a time as a network is asked: which, their data and class."""
-    rows = block_rows(x0)
-    for start in range(0, count, rows):
-        index = slice(start, min(start + rows, count))
+def _blocks(
+    x0: Tensor, condition: Tensor | None, count: int, rows: int | None
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """``count`` terms, a whole batch after another, in even blocks of at most ``rows``: which, their data, their class.
+
+    Left to choose, no batch is cut: whoever trains has made it as large as it is.
+    """
+    most = max(x0.shape[0], block_rows(x0)) if rows is None else rows
+    size = math.ceil(count / math.ceil(count / most))
+    for start in range(0, count, size):
+        index = slice(start, min(start + size, count))
         member = torch.arange(index.start, index.stop, device=x0.device) % x0.shape[0]
         yield index, x0.index_select(0, member), None if condition is None else condition.index_select(0, member)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -76,7 +75,7 @@ class Normals:
         """D."""
         return self.mean.shape[-1]
 
-    @cached_property
+    @property
     def stack(self) -> torch.Size:
         """S."""
         # NumPy's, which takes a quarter of the time of torch's.

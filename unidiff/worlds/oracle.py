@@ -52,7 +52,7 @@ class OracleDenoiser:
     ) -> Prediction:
         """x̂_0 and the score at ``xt`` ``[B, *E]``, in its dtype; ``condition`` ``[B]`` and ``guidance`` as in Denoiser.
 
-        The state is trusted: this runs inside loops.
+        The state and the level are trusted: this runs inside loops.
 
         Raises:
             ValueError: a condition or guidance of a world without classes.
