@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant
 
 LADDER, DECODERS, TRAJECTORY = "core/ladder.py", "core/decoders.py", "core/trajectory.py"
 BOUND, SAMPLED, WEIGHTS = "vae/bound.py", "vae/sampled.py", "vae/weights.py"
-MODEL, DEQUANTISE, NOISING = "vae/model.py", "vae/dequantise.py", "core/denoising.py"
+MODEL, VERBS, DEQUANTISE, NOISING = "vae/model.py", "vae/verbs.py", "vae/dequantise.py", "core/denoising.py"
 
 MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     # -- the ladder
@@ -74,10 +74,10 @@ MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     Mutant("importance weights: groups' count for their size", WEIGHTS, "torch.logsumexp(grouped, 1) - math.log(k)", "torch.logsumexp(grouped, 1) - math.log(groups)"),
     Mutant("effective paths: Σw for its square", WEIGHTS, "(2 * torch.logsumexp(log_w, 0) -", "(torch.logsumexp(log_w, 0) -"),
     Mutant("effective paths: Σw²'s root", WEIGHTS, "- torch.logsumexp(2 * log_w, 0))", "- 0.5 * torch.logsumexp(2 * log_w, 0))"),
-    Mutant("many paths share their noise", MODEL, "        return ImportanceWeights(_finite(torch.stack(log_w)", "        log_w = log_w[:1] * k\n        return ImportanceWeights(_finite(torch.stack(log_w)"),
+    Mutant("many paths share their noise", MODEL, "        return ImportanceWeights(finite(torch.stack(log_w)", "        log_w = log_w[:1] * k\n        return ImportanceWeights(finite(torch.stack(log_w)"),
     # -- the verbs
-    Mutant("decode leaves the last step out", MODEL, 'range(_place("start", start, grid), 0, -1)', 'range(_place("start", start, grid), 1, -1)'),
-    Mutant("decode walks on the means", MODEL, "x = chain.kernel(x, k, prediction).sample(generator, check=False)", "x = chain.kernel(x, k, prediction).mean"),
+    Mutant("decode leaves the last step out", VERBS, 'range(_place("start", start, grid), 0, -1)', 'range(_place("start", start, grid), 1, -1)'),
+    Mutant("decode walks on the means", VERBS, "x = chain.kernel(x, k, prediction).sample(generator, check=False)", "x = chain.kernel(x, k, prediction).mean"),
     Mutant("dequantise: cells are twice as wide", DEQUANTISE, "levels.width * (u - 0.5)", "2 * levels.width * (u - 0.5)"),
     Mutant("dequantise: cells above their levels", DEQUANTISE, "levels.width * (u - 0.5)", "levels.width * u"),
 )  # fmt: skip

@@ -191,16 +191,16 @@ class SlicedScore(MonteCarlo):
     subject = "schedule"
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        draws = case.mixed
+        draws, directions = case.mixed, 8
         z, score, sigma = draws.xt.flatten(1), draws.score.flatten(1), draws.level.sigma
         field, _ = smooth_field(case, z)
         difference, size = torch.zeros_like(sigma), torch.zeros_like(sigma)
-        for k in range(8):
+        for k in range(directions):
             v = case.normal(f"slice {k}", *z.shape)
             slope = (_vjp(lambda x: smooth_field(case, x)[0], z, v) * v).sum(1)
             explicit = 0.5 * (v * (field - score)).sum(1).square()
             implicit = 0.5 * (v * field).sum(1).square() + slope + 0.5 * (v * score).sum(1).square()
-            difference, size = difference + (explicit - implicit) / 8, size + slope.abs() / 8
+            difference, size = difference + (explicit - implicit) / directions, size + slope.abs() / directions
         return difference * sigma, (size * sigma).mean().reshape(1)
 
 

@@ -104,7 +104,7 @@ def exact_elbo(
     steps, batch = chain.steps, x0.shape[0]
     if noise is not None:
         check_draws(noise, x0, steps)
-    rows = block_rows(x0) if rows is None else check_count("rows", rows)
+    rows = block_rows(x0, rows)
     # Where x0 is, and the levels embedded once: on a GPU nothing in the loop waits for it.
     beside, embedding, costs = chain.beside(x0), embed_steps(chain, x0), []
     for start in range(0, steps * batch, rows):
@@ -126,7 +126,12 @@ def exact_elbo(
     )
 
 
-def block_rows(x0: Tensor) -> int:
-    """How many states the network is asked at once: 2²² numbers' worth on a GPU, 2¹⁸ on a CPU, where caches are small."""
+def block_rows(x0: Tensor, rows: int | None = None) -> int:
+    """How many states the network is asked at once: ``rows``, checked, or as many as suit the device.
+
+    These are 2²² numbers' worth on a GPU, 2¹⁸ on a CPU, where caches are small.
+    """
+    if rows is not None:
+        return check_count("rows", rows)
     budget = 2**22 if x0.is_cuda else 2**18
     return max(1, min(4096, budget // x0[0].numel()))

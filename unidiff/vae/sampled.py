@@ -188,7 +188,7 @@ def _blocks(
 
     Left to choose, no batch is cut: whoever trains has made it as large as it is.
     """
-    most = max(x0.shape[0], block_rows(x0)) if rows is None else rows
+    most = block_rows(x0, rows) if rows is not None else max(len(x0), block_rows(x0))
     size = math.ceil(count / math.ceil(count / most))
     for start in range(0, count, size):
         index = slice(start, min(start + size, count))

@@ -169,13 +169,6 @@ class PointCloud(World):
             check_reach("xt", xt, one, log_weights)
         return self.of(self.points, log_weights, one, 0 * one)
 
-    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
-        """The mean of :meth:`posterior`, by a few rows at a time: no ``[B, N]`` is kept."""
-        if check:
-            check_query("xt", xt, self)
-        a, s = (v.expand(len(xt)) for v in noise_scales(alpha, sigma, self, len(xt), check))
-        return torch.cat([self.posterior(xt[b], a[b], s[b], check).mean for b in self._rows(len(xt))])
-
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """The points re-weighted by e^{r/β}, and log Z = log Σ w_i e^{r(x_i)/β}."""
         A, b = check_quadratic(A, b, beta, self.points.flatten(1))
@@ -216,6 +209,11 @@ class PointCloud(World):
         means = [torch.softmax(joint, 1) @ points for joint, _ in self._joints(x)]
         alpha, sigma = (v.expand(len(x))[:, None] for v in (self.alpha, self.sigma))
         return ((alpha * torch.cat(means) - flat) / sigma / sigma).reshape(x.shape)
+
+    def _posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        # By a few rows at a time: no [B, N] is kept.
+        a, s = (v.expand(len(xt)) for v in (alpha, sigma))
+        return torch.cat([self.posterior(xt[b], a[b], s[b], check=False).mean for b in self._rows(len(xt))])
 
     def _joints(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """:meth:`_joint` under this law, by a few rows at a time: no ``[B, N]`` is kept."""

@@ -102,14 +102,6 @@ class Gaussian(World):
             check_reach("xt", xt, normals.mean)
         return self.of(normals)
 
-    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
-        """m + αS(α²S + σ²I)⁻¹(``xt`` − αm) ``[B, D]``, without the rest of :meth:`posterior`."""
-        if check:
-            check_query("xt", xt, self)
-        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
-        mean = self.normals.posterior_mean(xt, a, s)
-        return check_reach("xt", xt, mean) if check else mean
-
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """N((S⁻¹ + A/β)⁻¹(S⁻¹m + b/β), (S⁻¹ + A/β)⁻¹) and log Z."""
         normals, log_z = self.normals.tilt(A, b, beta)
@@ -140,6 +132,9 @@ class Gaussian(World):
 
     def _score(self, x: Tensor) -> Tensor:
         return self.normals.score(x)
+
+    def _posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self.normals.posterior_mean(xt, *_columns(alpha, sigma))
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=self.device)

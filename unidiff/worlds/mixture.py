@@ -150,15 +150,6 @@ class GaussianMixture(World):
             check_reach("xt", xt, components.mean, law.log_weights)
         return law
 
-    def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
-        """Σ_k r_k(``xt``) E[x|xt, k] ``[B, D]``, without the rest of :meth:`posterior`."""
-        if check:
-            check_query("xt", xt, self)
-        a, s = _columns(*noise_scales(alpha, sigma, self, xt.shape[0], check))
-        means, evidence = self.components.expectation(xt[:, None], a, s)
-        mean = torch.einsum("bk,bkd->bd", torch.softmax(self.log_weights + evidence, -1), means)
-        return check_reach("xt", xt, mean) if check else mean
-
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
         """Each component tilted, weights w_k Z_k / Z, and log Z = log Σ w_k Z_k."""
         components, log_z = self.components.tilt(A, b, beta)
@@ -200,6 +191,10 @@ class GaussianMixture(World):
     def _score(self, x: Tensor) -> Tensor:
         responsibilities = torch.softmax(self._joint(x), -1)
         return torch.einsum("bk,bkd->bd", responsibilities, self.components.score(x[:, None]))
+
+    def _posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        means, evidence = self.components.expectation(xt[:, None], *_columns(alpha, sigma))
+        return torch.einsum("bk,bkd->bd", torch.softmax(self.log_weights + evidence, -1), means)
 
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         weights = self.weights.expand(n, -1) if self.batch is not None else self.weights

@@ -154,8 +154,11 @@ class World(ABC):
         """
 
     def posterior_mean(self, xt: Tensor, alpha: Scale, sigma: Scale, check: bool = True) -> Tensor:
-        """E[x|α x + σ ε = xt] ``[B, *E]``: the mean of :meth:`posterior`, of its arguments, with its errors."""
-        return self.posterior(xt, alpha, sigma, check).mean
+        """E[x|α x + σ ε = xt] ``[B, *E]``: the mean of :meth:`posterior` alone, of its arguments, with its errors."""
+        if check:
+            check_query("xt", xt, self)
+        mean = self._posterior_mean(xt, *noise_scales(alpha, sigma, self, xt.shape[0], check))
+        return check_reach("xt", xt, mean) if check else mean
 
     @abstractmethod
     def tilt(self, A: Matrix | None, b: Vector | None, beta: float) -> tuple[Self, Tensor]:
@@ -199,6 +202,9 @@ class World(ABC):
 
     @abstractmethod
     def _score(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _posterior_mean(self, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _sample(self, n: int, generator: torch.Generator | None) -> Tensor: ...
