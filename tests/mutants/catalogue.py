@@ -9,6 +9,7 @@ from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
+from tests.mutants.optima import MUTANTS_OPTIMA
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
@@ -180,4 +181,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_BOUNDS,
     *MUTANTS_THERMODYNAMICS,
     *MUTANTS_DECISIONS,
+    *MUTANTS_OPTIMA,
 )  # fmt: skip
