@@ -18,11 +18,12 @@ from unidiff.worlds import Gaussian
 
 
 class _Linear:
-    """x̂_0 = M z, for one M of normal entries."""
+    """x̂_0 = M z, for one M of normal entries about an upper triangle, so that by chance no trace or asymmetry is nought."""
 
     def __init__(self, case: Case) -> None:
         self.event_shape = case.core.event_shape
-        self.matrix = case.normal("curvature matrix", case.dim, case.dim)
+        noise = case.normal("curvature matrix", case.dim, case.dim)
+        self.matrix = noise + 8 * torch.ones_like(noise).triu()
 
     def __call__(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0

@@ -33,14 +33,14 @@ def _paths_of(case: Case, most: int = 16384) -> int:
     return min(most, 1024 if case.dim > 16 else 16384)
 
 
-def _faint(case: Case, nats: float) -> tuple[Thermodynamics, TimeGrid]:
-    """The view and three steps on the part of the schedule where SNR·E‖x_0‖² is at most ``nats``, over 1.5 nats of λ.
+def _faint(case: Case, nats: float, span: float = _SPAN) -> tuple[Thermodynamics, TimeGrid]:
+    """The view and three steps on the part of the schedule where SNR·E‖x_0‖² is at most ``nats``, over ``span`` of λ.
 
     Not over more: further down the data are silent, and a prior that is forgotten would be too.
     """
     power = float(case.world.variance.sum() + case.world.mean.square().sum())
     high = math.log(nats / power)
-    inside = Window.between(case.schedule, *case.window(high - _SPAN, high))
+    inside = Window.between(case.schedule, *case.window(high - span, high))
     core = Diffusion(inside, case.core.denoiser)
     return Thermodynamics(core, case.world), TimeGrid.uniform_log_snr(3, inside)
 
@@ -61,9 +61,9 @@ def _faint_fluctuation(case: Case) -> Fluctuation:
 
 
 def _drawn_faint(case: Case) -> Fluctuation:
-    # A network that has learned nothing strays further from the encoder's paths, and is cheap to ask.
-    view, grid = _faint(case, 0.3 if case.exact else 0.1)
-    paths = 131072 if not case.exact and case.dim <= 16 else _paths_of(case)
+    # A network that has learned nothing strays by what it says of the noise, D a unit of λ: its way is a shorter one.
+    view, grid = _faint(case, 0.3) if case.exact else _faint(case, 0.1, 0.1)
+    paths = 32768 if not case.exact and case.dim <= 16 else _paths_of(case)
     x0 = case.world.sample(paths, generator=case.generator("fluctuation"))
     x0 = x0.reshape(-1, *case.core.event_shape)
     return Thermodynamics(view.core).fluctuation(x0, grid, generator=case.generator("fluctuation paths"))
