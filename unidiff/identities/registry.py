@@ -42,6 +42,7 @@ _GROUPS = (
     "evidence",
     "marginals",
     "decisions",
+    "steering",
     "decoding",
     "verbs",
     "training",

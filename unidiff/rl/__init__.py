@@ -6,7 +6,11 @@ import gymnasium
 
 from unidiff.rl.env import DenoiseEnv
 from unidiff.rl.mdp import ACTIONS, DenoisingMDP, Outcome, State
+from unidiff.rl.resampling import SCHEMES
+from unidiff.rl.rivals import Best, Guided, best_of_n, guided
 from unidiff.rl.spec import Spec
+from unidiff.rl.steering import LogZ, Steered, log_z_interval, smc_steering
+from unidiff.rl.twists import PROPOSALS, TWISTS
 from unidiff.rl.vector import DenoiseVectorEnv
 
 ID = "unidiff/Denoise-v0"
@@ -16,4 +20,24 @@ if ID not in gymnasium.registry:
         ID, entry_point="unidiff.rl.env:DenoiseEnv", vector_entry_point="unidiff.rl.vector:DenoiseVectorEnv"
     )
 
-__all__ = ["ACTIONS", "ID", "DenoiseEnv", "DenoiseVectorEnv", "DenoisingMDP", "Outcome", "Spec", "State"]
+__all__ = [
+    "ACTIONS",
+    "ID",
+    "PROPOSALS",
+    "SCHEMES",
+    "TWISTS",
+    "Best",
+    "DenoiseEnv",
+    "DenoiseVectorEnv",
+    "DenoisingMDP",
+    "Guided",
+    "LogZ",
+    "Outcome",
+    "Spec",
+    "State",
+    "Steered",
+    "best_of_n",
+    "guided",
+    "log_z_interval",
+    "smc_steering",
+]
