@@ -12,6 +12,7 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
+from tests.mutants.steering import MUTANTS_STEERING
 from tests.mutants.thermodynamics import MUTANTS_THERMODYNAMICS
 from tests.mutants.training_runs import MUTANTS_RUNS
 
@@ -180,4 +181,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_BOUNDS,
     *MUTANTS_THERMODYNAMICS,
     *MUTANTS_DECISIONS,
+    *MUTANTS_STEERING,
 )  # fmt: skip

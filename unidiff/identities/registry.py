@@ -43,6 +43,7 @@ _GROUPS = (
     "marginals",
     "decisions",
     "steering",
+    "rivals",
     "decoding",
     "verbs",
     "training",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,13 +12,14 @@ from torch import Tensor
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian as Normal
 from unidiff.core.grid import TimeGrid
+from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case, sampled
 from unidiff.identities.chains import denoiser_kappa, grid_of
 from unidiff.identities.kernels import density_kappa
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.marginals import axis_step
 from unidiff.identities.registry import register
-from unidiff.rl import SCHEMES, DenoisingMDP, State, best_of_n, guided, smc_steering
+from unidiff.rl import SCHEMES, DenoisingMDP, State, smc_steering
 from unidiff.rl.resampling import ancestors
 from unidiff.rl.twists import Proposal, Twist
 from unidiff.worlds import Gaussian, OracleDenoiser
@@ -29,12 +29,12 @@ BETA = 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class _Line:
+class Line:
     """A linear reward on a linear-Gaussian chain.
 
     Attributes:
         case: with the world in its own axes, about the origin.
-        mdp: three decisions and, where ``decoded``, a last step without noise.
+        mdp: a few decisions and, where ``decoded``, a last step without noise.
         values: the data's variances, ``[D]``.
         slope: b of r = bᵀx, ``[D]``.
     """
@@ -45,19 +45,17 @@ class _Line:
     slope: Tensor
 
     @staticmethod
-    def of(case: Case, decoded: bool = False) -> _Line:
-        """The reward is as wide under the data as β: log Z is about ½."""
-        own = case if decoded else case.heard
+    def of(case: Case, decoded: bool = False, decisions: int = 3) -> Line:
+        """The reward is as wide under the data as β: log Z is about ½. A decoded line's schedule has no noise at 0."""
+        own = replace(case, core=Diffusion(Schedule.linear(), case.core.denoiser)) if decoded else case.heard
         values = torch.linalg.eigvalsh(case.world.covariance)
         core = Diffusion(own.schedule, OracleDenoiser(Gaussian(torch.zeros_like(values), values.diag())))
-        inner = grid_of(case.heard, 3)
+        grid = grid_of(own, decisions + 1)
         if decoded:
-            low, high = case.window(-4.0, 4.0)
-            marks = torch.tensor([0.5 * (low + high), low], dtype=torch.float64)
-            inner = TimeGrid([0.0, *case.schedule.time(marks).detach().tolist(), 1.0])
+            marks = torch.linspace(3.0, -3.0, decisions, dtype=torch.float64)
+            grid = TimeGrid([0.0, *own.schedule.time(marks).tolist(), 1.0])
         slope = BETA / (values * len(values)).sqrt()
-        mdp = DenoisingMDP(core.chain(inner, "optimal"), Linear(slope))
-        return _Line(own, mdp, values, slope)
+        return Line(own, DenoisingMDP(core.chain(grid, "optimal"), Linear(slope)), values, slope)
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """From noise to data, each ``[D]``: x ← gain·x + √var·ξ, and the slope of r(x̂_0(x))/β before it."""
@@ -82,7 +80,7 @@ class _Line:
         return 0.5 * (self.slope.square() * self.spread).sum() / BETA**2
 
 
-class _OnLine:
+class OnLine:
     """Where a line is."""
 
     views = ("rl",)
@@ -95,7 +93,7 @@ class _OnLine:
 
 
 @register
-class SteeringNormaliser(_OnLine, MonteCarlo):
+class SteeringNormaliser(OnLine, MonteCarlo):
     """Item 60: Ẑ is Z in the mean for one, two and eight particles, good and bad twists and controls, every scheme.
 
     With a last step without noise too. Size: 1.
@@ -112,7 +110,7 @@ class SteeringNormaliser(_OnLine, MonteCarlo):
         # As many particles for each plan: a run of few is one of several that make a draw.
         draws, columns = 2048, []
         for decoded in (False, True):
-            line = _Line.of(case, decoded)
+            line = Line.of(case, decoded)
             bad, push = self._astray(line)
             plans: tuple[tuple[int, Twist, Proposal, float], ...] = (
                 (1, "none", "reference", 0.0),
@@ -131,7 +129,7 @@ class SteeringNormaliser(_OnLine, MonteCarlo):
         return torch.stack(columns, 1), torch.ones(len(columns)).to(columns[0])
 
     @staticmethod
-    def _astray(line: _Line) -> tuple[Twist, Proposal]:
+    def _astray(line: Line) -> tuple[Twist, Proposal]:
         """A twist and a control that know the state and lead the wrong way."""
         scale = line.mdp.chain.core.schedule.prior_std
 
@@ -208,6 +206,35 @@ class SteeringWeights(Algebraic):
 
 
 @register
+class SteeringParents(OnLine, MonteCarlo):
+    """A child steps from its own parent, by its parent's control: its residual about that parent's mean is u + ξ.
+
+    One decision, its states overheard by the control, resampled always. Sizes: |u|².
+    """
+
+    name = "steering-parents"
+    statement = r"E\left[\left(\frac{x'-\mu_{\mathrm{ref}}(x)}{\sigma}-u(x)\right)u(x)\right]=0"
+    source = "Gordon, Salmond and Smith 1993"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        line, n = Line.of(case, decisions=1), 16384
+        ((gain, var, _),) = line.steps()
+        heard: list[Tensor] = []
+
+        def push(state: State) -> Tensor:
+            heard.append(state.x)
+            return 2 * state.x / line.case.schedule.prior_std
+
+        found = smc_steering(
+            line.mdp, n, beta=BETA, propose=push, threshold=1.0, generator=case.generator("parents"), like=line.slope
+        )
+        parent = heard[0][found.roots]
+        u = 2 * parent / line.case.schedule.prior_std
+        residual = (found.x0 - gain * parent) / var.sqrt()
+        return (residual - u) * u, u.square().mean(0)
+
+
+@register
 class ResamplingMeans(MonteCarlo):
     """Every scheme copies a particle m W_i times in the mean, for fewer and for more draws than particles. Size: m W_i."""
 
@@ -232,88 +259,3 @@ class ResamplingMeans(MonteCarlo):
                 columns.append(counts - draws * weights)
                 sizes.append(draws * weights)
         return torch.cat(columns, 1), torch.cat(sizes)
-
-
-@register
-class GuidanceCost(_OnLine, Algebraic):
-    """The control and the KL of guided paths: with x̂_0 linear, ½g²Σσ_k²‖Jᵀb/β‖², J = αe/(α²e + σ²), at every path alike.
-
-    κ: the terms, with their stored log-variances.
-    """
-
-    name = "guidance-cost"
-    statement = (
-        r"\mathrm{KL}(q\,\|\,p_{\mathrm{ref}})=\sum_k\frac{1}{2}\|u_k\|^2,\quad "
-        r"u_k=g\,\sigma_k\nabla_{x_k}\frac{r(\hat x_0(x_k))}{\beta}"
-    )
-    source = "Chung et al. 2023 (DPS); Fan et al. 2023 (DPOK), eq. 7"
-
-    def sides(self, case: Case) -> Iterable[Sides]:
-        for decoded, scale in ((False, 1.0), (True, -1.7)):
-            line = _Line.of(case, decoded)
-            found = guided(line.mdp, 8, scale, beta=BETA, generator=case.generator("guided"), like=line.slope)
-            cost, size = torch.zeros_like(found.path_kl), torch.zeros_like(found.path_kl)
-            for _, var, slope in line.steps():
-                terms = 0.5 * scale**2 * var * slope.square()
-                cost, size = cost + terms.sum(), size + (terms * (2 + torch.log(var.clamp(min=1e-300)).abs())).sum()
-            yield Sides(found.path_kl, cost, size)
-
-
-@register
-class GuidanceWeights(_OnLine, MonteCarlo):
-    """Guided paths weighed by e^{r/β} p_ref/q are Z in the mean, and their data have the mean that the control gives them.
-
-    Sizes: 1, and the deviation of the data.
-    """
-
-    name = "guidance-weights"
-    statement = (
-        r"E_q\left[e^{r/\beta}\,\frac{p_{\mathrm{ref}}}{q}\right]=Z,\quad E_q[x_0]=\sum_k\prod_{j<k}G_j\,\sigma_ku_k"
-    )
-    source = "Girsanov 1960, on a grid"
-    bound = 0.25
-
-    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        columns, sizes = [], []
-        for decoded in (False, True):
-            line, n = _Line.of(case, decoded), 16384
-            found = guided(line.mdp, n, 0.8, beta=BETA, generator=case.generator(f"guided {decoded}"), like=line.slope)
-            columns.append((found.log_weights - line.log_z).expm1())
-            mean = torch.zeros_like(line.values)
-            for gain, var, slope in line.steps():
-                mean = gain * mean + 0.8 * var * slope
-            columns.append(((found.x0 - mean) / line.spread.sqrt()).mean(1))
-            sizes += [torch.ones(()), torch.ones(())]
-        return torch.stack(columns, 1), torch.stack(sizes).to(columns[0])
-
-
-@register
-class BestOfMany(_OnLine, MonteCarlo):
-    """The best of n normal rewards: its mean for two and three, and the KL of its law, log n + (n − 1) E log F(r).
-
-    F is the normal law's, as the chain has it. Sizes: the reward's deviation, and the KL.
-    """
-
-    name = "best-of-n"
-    statement = (
-        r"\mathrm{KL}=E\left[\log nF(r)^{n-1}\right]=\log n-\frac{n-1}{n},\quad "
-        r"E\,r_{(2)}=\frac{s}{\sqrt{\pi}},\quad E\,r_{(3)}=\frac{3s}{2\sqrt{\pi}}"
-    )
-    source = "Beirami et al. 2024, theorem 3.1; David and Nagaraja 2003, section 3.2"
-    bound = 0.25
-
-    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
-        columns, sizes = [], []
-        for decoded in (False, True):
-            line = _Line.of(case, decoded)
-            deviation = (line.slope.square() * line.spread).sum().sqrt()
-            for n, mean in ((2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))):
-                found = best_of_n(
-                    line.mdp, 16384, n, generator=case.generator(f"best of {n} {decoded}"), like=line.slope
-                )  # fmt: skip
-                z = found.x0 @ line.slope / deviation
-                gain = math.log(n) + (n - 1) * torch.special.log_ndtr(z)
-                told = found.reward / deviation
-                columns += [z - mean, told - mean, gain - found.kl_bound]
-                sizes += [mean, mean, found.kl_bound]
-        return torch.stack(columns, 1), torch.tensor(sizes)

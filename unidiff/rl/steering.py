@@ -146,7 +146,7 @@ def _walk(
             here, roots = _chosen(outlook, rows.gather(1, index).flatten()), roots.gather(1, index)
         noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
         x, log_ratio, _ = propose(here, noise)
-        log_weights = log_weights + log_ratio.reshape(runs, n)
+        log_weights = _finite(log_weights + log_ratio.reshape(runs, n), state.k)
         before = here.log_twist.reshape(runs, n)
         state = State(x, state.k - 1, state.condition)
         if state.k >= mdp.last:
