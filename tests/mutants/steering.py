@@ -26,6 +26,7 @@ MUTANTS_STEERING: tuple[Mutant, ...] = (
     Mutant("SMC: the proposal is not weighed", SMC, "_finite(log_weights + log_ratio.reshape(runs, n), state.k)", "_finite(log_weights + 0 * log_ratio.reshape(runs, n), state.k)"),
     Mutant("SMC: another particle's control", SMC, "None if control is None else control[index]", "None if control is None else control"),
     Mutant("SMC: another particle's step", SMC, "Gaussian(law.mean[index], log_var[index])", "Gaussian(law.mean, log_var[index])"),
+    Mutant("SMC: parents from another run", SMC, "rows.gather(1, index).flatten()), roots", "(rows - rows[:, :1]).gather(1, index).flatten()), roots"),
     Mutant("SMC: resampled where many count", SMC, "sizes[-1] < threshold * n", "sizes[-1] > threshold * n"),
     Mutant("SMC: ancestors by equal weights", SMC, "ancestors(log_weights, n, scheme, generator)", "ancestors(0 * log_weights, n, scheme, generator)"),
     Mutant("proposal's weight without ½‖u‖²", TWISTS, "-(u * xi).sum(1) - cost, cost", "-(u * xi).sum(1), cost"),
