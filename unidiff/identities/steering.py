@@ -46,7 +46,7 @@ class Line:
 
     @staticmethod
     def of(case: Case, decoded: bool = False, decisions: int = 3) -> Line:
-        """The reward is as wide under the data as β: log Z is about ½. A decoded line's schedule has no noise at 0."""
+        """The reward's deviation is 0.7 β: the weights' tails are light. A decoded line's schedule has no noise at 0."""
         own = replace(case, core=Diffusion(Schedule.linear(), case.core.denoiser)) if decoded else case.heard
         values = torch.linalg.eigvalsh(case.world.covariance)
         core = Diffusion(own.schedule, OracleDenoiser(Gaussian(torch.zeros_like(values), values.diag())))
@@ -54,7 +54,7 @@ class Line:
         if decoded:
             marks = torch.linspace(3.0, -3.0, decisions, dtype=torch.float64)
             grid = TimeGrid([0.0, *own.schedule.time(marks).tolist(), 1.0])
-        slope = BETA / (values * len(values)).sqrt()
+        slope = 0.7 * BETA / (values * len(values)).sqrt()
         return Line(own, DenoisingMDP(core.chain(grid, "optimal"), Linear(slope)), values, slope)
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -137,7 +137,7 @@ class SteeringNormaliser(OnLine, MonteCarlo):
             return 0.5 * (1.5 + t) * torch.tanh(x / scale)[:, 0] - 0.3
 
         def push(state: State) -> Tensor:
-            return 0.3 * torch.cos(state.x / scale) - 0.1 * state.k
+            return 0.2 * torch.cos(2 * state.x / scale) - 0.05 * state.k
 
         return bad, push
 
