@@ -13,6 +13,7 @@ from tests.mutants.optima import MUTANTS_OPTIMA
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
+from tests.mutants.steering import MUTANTS_STEERING
 from tests.mutants.thermodynamics import MUTANTS_THERMODYNAMICS
 from tests.mutants.training_runs import MUTANTS_RUNS
 
@@ -182,4 +183,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_THERMODYNAMICS,
     *MUTANTS_DECISIONS,
     *MUTANTS_OPTIMA,
+    *MUTANTS_STEERING,
 )  # fmt: skip

@@ -75,7 +75,7 @@ class BoundGap(Algebraic):
             m, e = mean[axis], data[axis]
             # Upwards from x_N: every later variable is gain·(the one before) + shift + noise, x_0 the last.
             law_mean, cov = torch.zeros(1).to(x0), torch.full_like(x0[:1, :1], case.schedule.prior_std**2)
-            chain = [(k, *_step(case, grid, rule, k, e)) for k in range(steps, 0, -1)]
+            chain = [(k, *axis_step(case, grid, rule, k, e)) for k in range(steps, 0, -1)]
             guess = alpha[0] * e / (alpha[0] ** 2 * e + sigma[0] ** 2)
             chain.append((0, guess, torch.full_like(e, 0.16)))
             for k, gain, var in chain:
@@ -101,7 +101,7 @@ class BoundGap(Algebraic):
         return log_p, gap, reach
 
 
-def _step(case: Case, grid: TimeGrid, rule: Variance, k: int, e: Tensor) -> tuple[Tensor, Tensor]:
+def axis_step(case: Case, grid: TimeGrid, rule: Variance, k: int, e: Tensor) -> tuple[Tensor, Tensor]:
     """(gain, variance) of the step from t_k for one axis of centred Gaussian data of variance e, by the textbook."""
     s, t = grid.times[k - 1], grid.times[k]
     a_s, a_t = case.schedule.alpha(s).detach(), case.schedule.alpha(t).detach()
@@ -178,7 +178,7 @@ def _marginal(case: Case, grid: TimeGrid, mean: Tensor, e: Tensor, x: Tensor) ->
     m, v = torch.zeros_like(mean), torch.full_like(mean, case.schedule.prior_std**2)
     alpha, sigma = (f(grid.times).detach() for f in (case.schedule.alpha, case.schedule.sigma))
     for k in range(grid.steps, 0, -1):
-        gain, var = _step(case, grid, "optimal", k, e)
+        gain, var = axis_step(case, grid, "optimal", k, e)
         m, v = alpha[k - 1] * mean + gain * (m - alpha[k] * mean), gain**2 * v + var
     gain = alpha[0] * e / (alpha[0] ** 2 * e + sigma[0] ** 2)
     m, v = mean + gain * (m - alpha[0] * mean), gain**2 * v + (sigma[0] / alpha[0]) ** 2

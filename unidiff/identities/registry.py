@@ -45,6 +45,8 @@ _GROUPS = (
     "optima",
     "policies",
     "walks",
+    "steering",
+    "rivals",
     "decoding",
     "verbs",
     "training",

@@ -9,7 +9,11 @@ from unidiff.rl.estimates import EstimatedOptimum, Walks, estimated_optimum, pat
 from unidiff.rl.linear import LinearChain
 from unidiff.rl.mdp import ACTIONS, DenoisingMDP, Outcome, State
 from unidiff.rl.optimum import STARTS, Optimum, SoftValue, linear_optimum
+from unidiff.rl.resampling import SCHEMES
+from unidiff.rl.rivals import Best, Guided, best_of_n, guided
 from unidiff.rl.spec import Spec
+from unidiff.rl.steering import LogZ, Steered, log_z_interval, smc_steering
+from unidiff.rl.twists import PROPOSALS, TWISTS
 from unidiff.rl.vector import DenoiseVectorEnv
 
 ID = "unidiff/Denoise-v0"
@@ -22,21 +26,32 @@ if ID not in gymnasium.registry:
 __all__ = [
     "ACTIONS",
     "ID",
+    "PROPOSALS",
+    "SCHEMES",
     "STARTS",
+    "TWISTS",
+    "Best",
     "DenoiseEnv",
     "DenoiseVectorEnv",
     "DenoisingMDP",
     "EstimatedOptimum",
+    "Guided",
     "LinearChain",
+    "LogZ",
     "Optimum",
     "Outcome",
     "SoftValue",
     "Spec",
     "State",
+    "Steered",
     "Walks",
+    "best_of_n",
     "estimated_optimum",
+    "guided",
     "linear_optimum",
+    "log_z_interval",
     "path_kl",
     "reweighted",
+    "smc_steering",
     "walk",
 ]
