@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gymnasium
 
+from unidiff.rl.classifier import Classifier, fit_classifier
 from unidiff.rl.env import DenoiseEnv
 from unidiff.rl.estimates import EstimatedOptimum, Walks, estimated_optimum, path_kl, reweighted, walk
+from unidiff.rl.fitting import Fit, FitConfig
 from unidiff.rl.linear import LinearChain
 from unidiff.rl.mdp import ACTIONS, DenoisingMDP, Outcome, State
 from unidiff.rl.optimum import STARTS, Optimum, SoftValue, linear_optimum
+from unidiff.rl.preferences import Preferences, PreferencesError, bradley_terry, draw_preferences, log_preference
 from unidiff.rl.resampling import SCHEMES
+from unidiff.rl.reward_model import RewardModel, fit_reward_model
+from unidiff.rl.rewards import ClassLogProb, WeightedSum, WorldLogProb
 from unidiff.rl.rivals import Best, Guided, best_of_n, guided
 from unidiff.rl.spec import Spec
 from unidiff.rl.steering import LogZ, Steered, log_z_interval, smc_steering
@@ -31,24 +36,38 @@ __all__ = [
     "STARTS",
     "TWISTS",
     "Best",
+    "ClassLogProb",
+    "Classifier",
     "DenoiseEnv",
     "DenoiseVectorEnv",
     "DenoisingMDP",
     "EstimatedOptimum",
+    "Fit",
+    "FitConfig",
     "Guided",
     "LinearChain",
     "LogZ",
     "Optimum",
     "Outcome",
+    "Preferences",
+    "PreferencesError",
+    "RewardModel",
     "SoftValue",
     "Spec",
     "State",
     "Steered",
     "Walks",
+    "WeightedSum",
+    "WorldLogProb",
     "best_of_n",
+    "bradley_terry",
+    "draw_preferences",
     "estimated_optimum",
+    "fit_classifier",
+    "fit_reward_model",
     "guided",
     "linear_optimum",
+    "log_preference",
     "log_z_interval",
     "path_kl",
     "reweighted",

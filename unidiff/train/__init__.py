@@ -9,6 +9,7 @@ from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, sav
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
 from unidiff.train.fitting import Spread, estimator_spread, fit_schedule, least_second_moment
+from unidiff.train.heads import load_head, save_head
 from unidiff.train.loss import denoising_loss
 from unidiff.train.objective import LOSSES, training_loss
 from unidiff.train.presets import quick_digits
@@ -36,10 +37,12 @@ __all__ = [
     "least_second_moment",
     "load_core",
     "load_data",
+    "load_head",
     "metrics",
     "presets",
     "quick_digits",
     "save_core",
+    "save_head",
     "training_loss",
     "weight",
 ]

@@ -118,10 +118,10 @@ def restore_core(checkpoint: Checkpoint, path: str | Path, ema: bool) -> Diffusi
     """The core in ``checkpoint``; ``path`` is for messages."""
     try:
         core = rebuild(checkpoint.about["core"])
-        _adopt(core, checkpoint.under("parameters"))
+        adopt(core, checkpoint.under("parameters"))
         averaged = checkpoint.under("ema")
         if ema and averaged:
-            _adopt(network_of(core), averaged)
+            adopt(network_of(core), averaged)
         schedule = checkpoint.under("ema_schedule")
         if ema and schedule and isinstance(core.schedule, nn.Module):
             core.schedule.load_state_dict(schedule)
@@ -130,9 +130,9 @@ def restore_core(checkpoint: Checkpoint, path: str | Path, ema: bool) -> Diffusi
     return core.eval()
 
 
-def parameters(core: Diffusion) -> dict[str, Tensor]:
-    """The core's own tensors, by their names in a checkpoint."""
-    return {f"parameters.{name}": t for name, t in core.state_dict().items()}
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    """The own tensors of a core (or of a reward model, a classifier), by their names in a checkpoint."""
+    return {f"parameters.{name}": t for name, t in module.state_dict().items()}
 
 
 def network_of(core: Diffusion) -> nn.Module:
@@ -140,6 +140,14 @@ def network_of(core: Diffusion) -> nn.Module:
     if not isinstance(core.denoiser, Denoiser) or not isinstance(core.denoiser.network, nn.Module):
         raise ValueError(f"core must hold a Denoiser with a network, got {type(core.denoiser).__name__}")
     return core.denoiser.network
+
+
+def adopt(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give ``module`` these tensors, by name, and their dtype. Raises torch's own errors where they do not fit."""
+    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtypes.pop())
+    module.load_state_dict(dict(tensors))
 
 
 def one_line(error: Exception) -> str:
@@ -163,13 +171,6 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _adopt(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
-    if len(dtypes) == 1:
-        module.to(dtypes.pop())
-    module.load_state_dict(dict(tensors))
 
 
 def _check_header(path: Path, header: Mapping[str, str]) -> None:
