@@ -26,8 +26,8 @@ MUTANTS_DECISIONS: tuple[Mutant, ...] = (
     Mutant(
         "the kernel of the next step",
         MDP,
-        "chain.kernel(state.x, state.k, chain",
-        "chain.kernel(state.x, max(1, state.k - 1), chain",
+        "chain.kernel(state.x, state.k, guess",
+        "chain.kernel(state.x, max(1, state.k - 1), guess",
     ),
     Mutant(
         "the time does not move",

@@ -128,8 +128,12 @@ class ReverseChain:
 
     def kernel(self, xt: Tensor, k: Step, prediction: Prediction) -> Gaussian:
         """The step's Gaussian from a prediction at ``xt`` already made; k (one, or ``[B]`` of them) is trusted."""
-        mean = self.row(self.table.on_xt, k, xt) * xt + self.row(self.table.on_x0, k, xt) * prediction.x0
-        return Gaussian(mean, self.log_var(xt, k, prediction.level, prediction.variance_fraction))
+        own = self.log_var(xt, k, prediction.level, prediction.variance_fraction)
+        return Gaussian(self.mean(xt, k, prediction.x0), own)
+
+    def mean(self, xt: Tensor, k: Step, x0: Tensor) -> Tensor:
+        """The step's mean at ``xt`` for x̂_0 = ``x0``; k (one, or ``[B]`` of them) is trusted."""
+        return self.row(self.table.on_xt, k, xt) * xt + self.row(self.table.on_x0, k, xt) * x0
 
     def row(self, column: Tensor, k: Step, like: Tensor) -> Tensor:
         """Entry k − 1 of a table's column ``[N]``, in ``like``'s dtype and on its device, shaped to multiply it."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from unidiff.core.boundary import check_alike, check_count, check_floating, check_name, check_not_negative, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.gaussian import Gaussian
+from unidiff.core.prediction import Prediction
 
 Action = Literal["residual", "state"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -132,7 +133,7 @@ class DenoisingMDP:
     @torch.no_grad()
     def reference(self, state: State) -> Gaussian:
         """p_ref(x_{t_{k−1}}|x_{t_k}); the state is trusted."""
-        return kernel(self.chain, state, self.guidance)
+        return self.chain.kernel(state.x, state.k, guess(self.chain, state, self.guidance))
 
     @torch.no_grad()
     def step(self, state: State, action: Tensor, law: Gaussian | None = None) -> Outcome:
@@ -164,16 +165,16 @@ class DenoisingMDP:
         if self.step_reward is not None:
             times = self.chain.grid.times
             paid = self.step_reward(state.x, x, float(times[state.k]), float(times[state.k - 1]))
-            earned = earned + checked("step_reward", paid, x)
+            earned = earned + checked("step_reward", paid, x).detach()
         if done and self.reward is not None:
-            earned = earned + checked("reward", self.reward(after.x), x)
+            earned = earned + checked("reward", self.reward(after.x), x).detach()
         return Outcome(after, earned, charge, done)
 
 
-def kernel(chain: ReverseChain, state: State, guidance: float = 1.0) -> Gaussian:
-    """A chain's p(x_{t_{k−1}}|x_{t_k}), in the state of another: any policy that is a chain. Arguments are trusted."""
+def guess(chain: ReverseChain, state: State, guidance: float = 1.0) -> Prediction:
+    """What a chain's denoiser says of the state of another: any policy that is a chain. Arguments are trusted."""
     level = chain.levels[state.k].to(state.x)
-    return chain.kernel(state.x, state.k, chain.core.denoiser(state.x, level, state.condition, guidance))
+    return chain.core.denoiser(state.x, level, state.condition, guidance)
 
 
 def decodes(chain: ReverseChain) -> bool:
@@ -191,4 +192,4 @@ def checked(name: str, value: Tensor, x: Tensor) -> Tensor:
     lost = int((~torch.isfinite(value)).sum())
     if lost:
         raise FloatingPointError(f"{name} returned {lost} of {len(value)} values that are not finite")
-    return value.detach().to(x.dtype)
+    return value.to(x.dtype)

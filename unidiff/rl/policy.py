@@ -1,0 +1,205 @@
+r"""A trained chain beside the reference that it left: the policy, and what a walk under it leaves behind.
+
+In the reference's whitened actions, x_s = μ_ref + σa, a chain with another denoiser and the same variance is
+
+    π_θ(a|x_t) = N(u_θ, I),   u_θ = (μ_θ − μ_ref)/σ = b (x̂_θ − x̂_ref)/σ,
+
+so a policy is its control u, and all that the methods need is known of it without a density in D dimensions:
+
+    log π_θ(a)/π_ref(a) = u·a − ½‖u‖²,   KL(π_θ‖π_ref) = ½‖u‖²     (Girsanov's theorem, step by step)
+
+with sums over the D numbers of a datum, never means. The noiseless last step is the reference's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import check_alike, check_count, check_type
+from unidiff.core.diffusion import Diffusion
+from unidiff.rl.mdp import DenoisingMDP, State, guess
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Tensors of one length, taken by rows together."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: v[rows] for name, v in kept.items() if v is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A batch of chains from t_N to their data, every decision of it: the rollout buffer, on the chains' own device.
+
+    Attributes:
+        x: x_{t_k} at each decision, k = N first, ``[H, B, *E]``.
+        k: which steps they are, ``[H]``.
+        guess: x̂_ref at each, ``[H, B, *E]``.
+        std: σ_ref of each, ``[H, B, *E]``.
+        action: a, ``[H, B, *E]``.
+        control: u of the policy that acted, ``[H, B, *E]``.
+        paid: what each step earned, the last one's reward included, without any charge, ``[H, B]``.
+        x0: the data, ``[B, *E]``.
+        condition: labels ``[B]``, or None.
+    """
+
+    x: Tensor
+    k: Tensor
+    guess: Tensor
+    std: Tensor
+    action: Tensor
+    control: Tensor
+    paid: Tensor
+    x0: Tensor
+    condition: Tensor | None = None
+
+    @property
+    def reward(self) -> Tensor:
+        """All that a chain earned, ``[B]``."""
+        return self.paid.sum(0)
+
+    @property
+    def kl(self) -> Tensor:
+        """½‖u‖² of each decision, ``[H, B]``, in nats; its mean over chains, summed, is KL(path_θ‖path_ref)."""
+        return 0.5 * self.control.flatten(2).square().sum(2)
+
+    def decisions(self) -> Decisions:
+        """Every (step, chain) as a row, ``[H·B]``, step by step."""
+        steps, chains = self.x.shape[:2]
+        x, known, std = (v.flatten(0, 1) for v in (self.x, self.guess, self.std))
+        labels = None if self.condition is None else self.condition.repeat(steps)
+        return Decisions(x, self.k.repeat_interleave(chains), known, std, labels)
+
+    def taken(self) -> Taken:
+        """The same rows, with what was done."""
+        return Taken(self.decisions(), self.action.flatten(0, 1), self.control.flatten(0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions(Rows):
+    """Decisions of many chains and steps, one a row.
+
+    Attributes:
+        x, k, guess, std, condition: as in :class:`Walk`, ``[R, …]``.
+    """
+
+    x: Tensor
+    k: Tensor
+    guess: Tensor
+    std: Tensor
+    condition: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Taken(Rows):
+    """Decisions and what was done at each.
+
+    Attributes:
+        at: where.
+        action: a, ``[R, *E]``.
+        control: the u that acted, ``[R, *E]``.
+    """
+
+    at: Decisions
+    action: Tensor
+    control: Tensor
+
+
+class Policy:
+    """A core on the chain of a decision process.
+
+    Args:
+        mdp: the process, whose actions are residuals; its chain is the reference.
+        core: what is trained, a core under the reference's schedule.
+
+    Raises:
+        TypeError: mdp is none, core is none.
+        ValueError: actions that are states, data of another shape, another schedule on the grid.
+    """
+
+    def __init__(self, mdp: DenoisingMDP, core: Diffusion) -> None:
+        check_type("mdp", mdp, DenoisingMDP)
+        check_type("core", core, Diffusion)
+        if mdp.action != "residual":
+            raise ValueError(f"mdp must have residuals for actions, got action = {mdp.action!r}")
+        reference = mdp.chain
+        if core.event_shape != reference.core.event_shape:
+            raise ValueError(
+                f"core must have the reference's event shape, {list(reference.core.event_shape)}, "
+                f"got {list(core.event_shape)}"
+            )
+        own = core.schedule.level(reference.grid.times)
+        if not torch.equal(own.log_snr, reference.levels.log_snr) or not torch.equal(own.alpha, reference.levels.alpha):
+            raise ValueError("core must have the reference's schedule: its levels on the chain's grid are others")
+        core.check_levels(own.alpha[1:])
+        self.mdp, self.core = mdp, core
+
+    def control(self, decisions: Decisions) -> Tensor:
+        """u_θ of each row, ``[R, *E]``, differentiable in θ; arguments are trusted."""
+        chain = self.mdp.chain.beside(decisions.x)
+        level = chain.levels[decisions.k].to(decisions.x)
+        own = self.core.denoiser(decisions.x, level, decisions.condition, self.mdp.guidance)
+        gain = chain.row(chain.table.on_x0, decisions.k, decisions.x)
+        return gain * (own.x0 - decisions.guess) / decisions.std
+
+    @torch.no_grad()
+    def look(self, state: State) -> Decisions:
+        """The reference's word on a state, one row a chain: what :meth:`control` asks for."""
+        prediction = guess(self.mdp.chain, state, self.mdp.guidance)
+        law = self.mdp.chain.kernel(state.x, state.k, prediction)
+        k = torch.full((len(state.x),), state.k, device=state.x.device)
+        return Decisions(state.x, k, prediction.x0, law.std.expand_as(state.x), state.condition)
+
+    @torch.no_grad()
+    def walk(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+        *,
+        like: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Walk:
+        """n chains from the prior, or from ``start`` ``[n, *E]``, to their data; noise from ``generator``.
+
+        Raises:
+            TypeError, ValueError, FloatingPointError: as :meth:`~unidiff.rl.DenoisingMDP.start` and ``step``; start of
+                another shape, dtype or device; a control that is not finite, with the step.
+        """
+        mdp = self.mdp
+        state = mdp.start(check_count("n", n), generator, condition, self.like if like is None else like)
+        if start is not None:
+            check_alike(start=start, like=state.x)
+            state = State(start, state.k, state.condition)
+        seen: list[tuple[Tensor, ...]] = []
+        for _ in range(mdp.horizon):
+            at = self.look(state)
+            control = self.control(at)
+            if not bool(torch.isfinite(control).all()):
+                raise FloatingPointError(f"the policy's control is not finite at step {state.k} of {mdp.chain.steps}")
+            noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
+            outcome = mdp.step(state, control + noise)
+            seen.append((at.x, at.k[0], at.guess, at.std, control + noise, control, outcome.reward + outcome.charge))
+            state = outcome.state
+        x, k, known, std, action, control, paid = (torch.stack(column) for column in zip(*seen, strict=True))
+        return Walk(x, k, known, std, action, control, paid, state.x, state.condition)
+
+    @property
+    def like(self) -> Tensor:
+        """What states are like: the trained parameters' dtype and device; float32 on the CPU without any."""
+        first = self.core.first_parameter()
+        return torch.empty(0) if first is None else torch.empty(0, dtype=first.dtype, device=first.device)
+
+
+def log_ratio(control: Tensor, action: Tensor) -> Tensor:
+    """log π(a)/π_ref(a) = u·a − ½‖u‖² of each row, ``[R]``, in nats."""
+    return (control * (action - 0.5 * control)).flatten(1).sum(1)
