@@ -182,11 +182,28 @@ def decodes(chain: ReverseChain) -> bool:
     return bool(torch.isneginf(chain.table.log_posterior_var[0]))
 
 
-def checked(name: str, value: Tensor, x: Tensor) -> Tensor:
-    """``value`` if it is one finite number for each row of ``x``."""
+def one_each(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """``value``, its graph kept, if it is one floating-point number for each row of ``x``; it may not be finite.
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: another shape than ``[B]``.
+    """
     check_floating(f"what {name} returns", value)
+    # Summed as it is, a column [B, 1] would become a table [B, B].
     if value.shape != x.shape[:1]:
         raise ValueError(f"{name} must return shape [{x.shape[0]}], one number a chain, got {list(value.shape)}")
+    return value
+
+
+def checked(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """``value`` in the dtype of ``x``, its graph kept, if it is one finite number for each row of ``x``.
+
+    Raises:
+        TypeError, ValueError: as :func:`one_each`; another device.
+        FloatingPointError: with how many are not finite.
+    """
+    one_each(name, value, x)
     if value.device != x.device:
         raise ValueError(f"{name} must return its numbers on {x.device}, where the chains are, got {value.device}")
     lost = int((~torch.isfinite(value)).sum())

@@ -1,6 +1,6 @@
 r"""The loop of fine-tuning: gather experience under the policy, take some epochs of gradient steps on it, gather anew.
 
-Every method runs in it (:mod:`unidiff.rl.method`). A run is a function of (configuration, process, method, core): all that
+Every method runs in it (:mod:`unidiff.rl.methods`). A run is a function of (configuration, process, method, core): all that
 is random comes from one generator whose state the checkpoint holds, so that a run killed anywhere and resumed ends in the
 same bits. The average of the parameters is what the run returns.
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unidiff.core.boundary import check_count, check_name, check_positive, check_seed, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.rl.mdp import DenoisingMDP
-from unidiff.rl.method import Method
+from unidiff.rl.methods.method import Method
 from unidiff.rl.policy import Policy
 from unidiff.rl.trainable import trained_parameters
 from unidiff.train import checkpoint as checkpoints

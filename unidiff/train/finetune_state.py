@@ -15,7 +15,7 @@ from torch import Tensor
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.rl.mdp import DenoisingMDP
-from unidiff.rl.method import Method
+from unidiff.rl.methods.method import Method
 from unidiff.rl.trainable import merged
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import describe

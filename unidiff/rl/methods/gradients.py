@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_name, check_positive
-from unidiff.rl.method import Learner, Method
+from unidiff.rl.methods.method import Learner, Method
+from unidiff.rl.methods.value import Value, advantages, value_of
 from unidiff.rl.policy import Decisions, Policy, Rows, Taken, Walk, log_ratio
-from unidiff.rl.value import Value, advantages, value_of
 
 Estimator = Literal["score", "ratio"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_flag
 from unidiff.rl.mdp import State, checked, guess
-from unidiff.rl.method import Learner, Method
+from unidiff.rl.methods.method import Learner, Method
 from unidiff.rl.policy import Decisions, Policy, Rows
 
 

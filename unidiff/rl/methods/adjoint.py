@@ -20,9 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unidiff.rl.gradients import figures
 from unidiff.rl.mdp import DenoisingMDP, State, checked, guess
-from unidiff.rl.method import Learner, Method
+from unidiff.rl.methods.gradients import figures
+from unidiff.rl.methods.method import Learner, Method
 from unidiff.rl.policy import Decisions, Policy, Rows, Walk
 
 

@@ -18,31 +18,23 @@ q(x_{1:N}|x_0) in place of the mean action, ℓ has no noise left at the optimum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unidiff.core.boundary import check_count, check_flag, check_name, right_expand
 from unidiff.core.ladder import draw_ladder
-from unidiff.rl.adjoint import check_fixed_variance
-from unidiff.rl.gradients import figures
-from unidiff.rl.method import Learner, Method
+from unidiff.rl.methods.adjoint import check_fixed_variance
+from unidiff.rl.methods.gradients import figures
+from unidiff.rl.methods.method import Learner, Method
 from unidiff.rl.policy import Decisions, Policy, Rows, Taken, log_ratio
+from unidiff.rl.preferences import Preferences, log_preference
 
 Weight = Literal["elbo", "constant"]
 Reduction = Literal["sum", "mean"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
-
-
-class Pairs(Protocol):
-    """Preferences: data ``[P, *E]`` that were chosen and that were not, and the label ``[P]`` of both, or None."""
-
-    winner: Tensor
-    loser: Tensor
-    condition: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +57,6 @@ def implicit(policy: Policy, taken: Taken) -> Tensor:
     x, k, known, std = (v.flatten(0, 1) for v in (at.x, at.k, at.guess, at.std))
     labels = None if at.condition is None else at.condition.flatten()
     return log_ratio(policy.control(Decisions(x, k, known, std, labels)), taken.action.flatten(0, 1)).view(at.k.shape)
-
-
-def preference_loss(beta: float, winner: Tensor, loser: Tensor) -> Tensor:
-    """−log σ(β[ℓ_w − ℓ_l]), elementwise; log 2 at the reference."""
-    return -F.logsigmoid(beta * (winner - loser))
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ class DPO(Method):
                 f"walks need all steps (draws None) and weight 'elbo', got draws = {self.draws}, weight = {self.weight!r}"
             )
 
-    def on(self, pairs: Pairs) -> OnPairs:
+    def on(self, pairs: Preferences) -> OnPairs:
         """The method on these preferences."""
         return OnPairs(self, pairs)
 
@@ -120,7 +107,7 @@ class OnPairs(Method):
     name: ClassVar[str] = DPO.name
     source: ClassVar[str] = DPO.source
     options: DPO
-    pairs: Pairs
+    pairs: Preferences
 
     def options_told(self) -> dict[str, Any]:
         """The options, and how many pairs there are."""
@@ -138,7 +125,7 @@ class OnPairs(Method):
 
 
 class _Offline(Learner[Compared]):
-    def __init__(self, method: DPO, pairs: Pairs, policy: Policy) -> None:
+    def __init__(self, method: DPO, pairs: Preferences, policy: Policy) -> None:
         super().__init__(policy)
         self.method = method
         like = policy.like
@@ -175,7 +162,7 @@ class _Offline(Learner[Compared]):
 
     def loss(self, rows: Compared) -> Tensor:
         winner, loser = ((implicit(self.policy, taken) * rows.factor).sum(1) for taken in (rows.winner, rows.loser))
-        return preference_loss(self.policy.mdp.beta, winner, loser).mean()
+        return -log_preference(self.policy.mdp.beta * (winner - loser)).mean()
 
     def _steps(self, n: int, generator: torch.Generator) -> Tensor:
         """k ``[n, m]``: one in each of m even parts of the chain's decisions."""
@@ -288,4 +275,4 @@ class _Online(Learner[Compared]):
         winner, loser = (implicit(self.policy, taken) for taken in (rows.winner, rows.loser))
         if self.method.level == "walk":
             winner, loser = winner.sum(1), loser.sum(1)
-        return preference_loss(self.policy.mdp.beta, winner, loser).sum() / len(rows)
+        return -log_preference(self.policy.mdp.beta * (winner - loser)).sum() / len(rows)
