@@ -140,14 +140,11 @@ class _Offline(Learner[Compared]):
         labels = self.condition[index] if self.condition is not None else condition
         both = (self.winner[index], self.loser[index])
         if self.method.walks:
-            noise = torch.randn(
-                (self.policy.mdp.chain.steps + 1, *both[0].shape),
-                generator=generator,
-                dtype=both[0].dtype,
-                device=device,
-            )
-            taken = [retraced(self.policy, x0, noise, labels) for x0 in both]
-            factor = torch.ones(taken[0].at.k.shape, dtype=noise.dtype, device=device)
+            # Each walk has noise of its own: of noise shared by both, what ℓ owes to it would cancel and go unlearned.
+            shape, like = (self.policy.mdp.chain.steps + 1, *both[0].shape), self.winner
+            noises = [torch.randn(shape, generator=generator, dtype=like.dtype, device=device) for _ in both]
+            taken = [retraced(self.policy, x0, noise, labels) for x0, noise in zip(both, noises, strict=True)]
+            factor = torch.ones(taken[0].at.k.shape, dtype=like.dtype, device=device)
         else:
             k = self._steps(n, generator)
             noise = torch.randn(
