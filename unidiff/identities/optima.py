@@ -135,6 +135,7 @@ class KeptStart(OfGaussian, Algebraic):
 
     def sides(self, case: Case) -> Iterable[Sides]:
         asked: tuple[tuple[Variance, Kind], ...] = (("posterior", "linear"), ("prior", "quadratic"))
+        worth: list[tuple[Tensor, Tensor, Tensor]] = []
         for rule, which in asked:
             joint = self.reference(case, rule).joint
             reward, found = self.optimum(case, rule, which, "kept")
@@ -154,9 +155,10 @@ class KeptStart(OfGaussian, Algebraic):
             yield Sides(mean, means.mean(0), size)
             around = means - means.mean(0)
             yield Sides(covariance, tilted.covariance[0] + around.mT @ around / len(start), steps * scale.square())
-            worth = self.size(case, joint, reward, start, last).mean()
-            yield Sides(found.objective / BETA, log_z.mean(), worth)
-            yield Sides(found.objective / BETA, found.reward / BETA - found.kl, worth)
+            kappa, gained = self.size(case, joint, reward, start, last).mean(), found.objective / BETA
+            worth += [(gained, log_z.mean(), kappa), (gained, found.reward / BETA - found.kl, kappa)]
+        # Together: what a reward is worth may be near zero by chance.
+        yield Sides(*(torch.stack(v) for v in zip(*worth, strict=True)))
 
 
 @register
