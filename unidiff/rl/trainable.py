@@ -102,7 +102,9 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
     if rank is None:
         if scale is not None:
             raise ValueError(f"scale is for a change of low rank: give rank too, got scale = {scale}")
-        return copy.deepcopy(core).eval()
+        own = copy.deepcopy(core).eval()
+        own.denoiser.requires_grad_(True)  # the reference may be frozen
+        return own
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
     shared = {id(p): p for p in core.parameters()}

@@ -10,6 +10,13 @@ whose regression has the best control of fixed σ for its only fixed point (Domi
 proposition 7, for the SDE; in steps the index is k − 1, the state that the noise leads to: a_k would be a bias of order δ).
 For the tilt to be that of p(x_0) the noise must be memoryless (their theorem 1): the "prior" rule of a chain that ends in
 no signal.
+
+Between modes the product of Jacobians has heavy tails. As −u_k/σ_k is what a_{k−1} is in the mean, at the optimum, a share
+1 − ℓ of it may stand for it on the way,
+
+    a_k = (∂μ_ref/∂x_k)ᵀ [ℓ a_{k−1} − (1 − ℓ) u_k/σ_k],
+
+which moves no fixed point (the tower rule) and forgets what is further than about 1/(1 − ℓ) steps away, as TD(λ) does.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unidiff.core.boundary import check_share
 from unidiff.rl.mdp import DenoisingMDP, State, checked, guess
 from unidiff.rl.methods.gradients import figures
 from unidiff.rl.methods.method import Learner, Method
@@ -36,10 +44,21 @@ class Matched(Rows):
 
 @dataclass(frozen=True)
 class AdjointMatching(Method):
-    """Regression of the control onto the lean adjoint; the reward must be differentiable."""
+    """Regression of the control onto the lean adjoint; the reward must be differentiable.
+
+    Attributes:
+        decay: ℓ in [0, 1]; 1 is the published method.
+
+    Raises:
+        ValueError: decay out of range.
+    """
 
     name: ClassVar[str] = "adjoint"
-    source: ClassVar[str] = "Domingo-Enrich et al. 2025, eq. 38"
+    source: ClassVar[str] = "Domingo-Enrich et al. 2025, eq. 38; Sutton 1988 for the decay"
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_share("decay", self.decay)
 
     def learner(self, policy: Policy) -> Learner[Matched]:
         """What runs. Raises ValueError: β = 0, no or a step's reward, a variance that depends on the state."""
@@ -49,13 +68,17 @@ class AdjointMatching(Method):
         if mdp.step_reward is not None or mdp.reward is None:
             raise ValueError("mdp must pay for the data alone for adjoint matching, got a step_reward")
         check_fixed_variance(mdp, self.name)
-        return _Matching(policy)
+        return _Matching(self, policy)
 
 
 class _Matching(Learner[Matched]):
+    def __init__(self, method: AdjointMatching, policy: Policy) -> None:
+        super().__init__(policy)
+        self.method = method
+
     def gather(self, n: int, generator: torch.Generator, condition: Tensor | None) -> tuple[Matched, dict[str, Tensor]]:
         walk = self.policy.walk(n, generator, condition)
-        adjoint = lean_adjoint(self.policy.mdp, walk)
+        adjoint = lean_adjoint(self.policy.mdp, walk, self.method.decay)
         return Matched(walk.decisions(), -walk.std.flatten(0, 1) * adjoint.flatten(0, 1)), figures(walk)
 
     def loss(self, rows: Matched) -> Tensor:
@@ -63,8 +86,8 @@ class _Matching(Learner[Matched]):
         return 0.5 * self.policy.mdp.horizon * error.mean()
 
 
-def lean_adjoint(mdp: DenoisingMDP, walk: Walk) -> Tensor:
-    """a_{k−1}, the adjoint at the state that each decision led to, ``[H, B, *E]``.
+def lean_adjoint(mdp: DenoisingMDP, walk: Walk, decay: float = 1.0) -> Tensor:
+    """a_{k−1}, the adjoint at the state that each decision led to, ``[H, B, *E]``; ``decay`` is ℓ.
 
     Raises:
         ValueError, FloatingPointError: a reward that has no gradient in x, or one that is not finite.
@@ -78,6 +101,7 @@ def lean_adjoint(mdp: DenoisingMDP, walk: Walk) -> Tensor:
     for h in range(len(states) - 1, -1, -1):
         found[h] = a
         if h:
+            a = decay * a - (1 - decay) * walk.control[h] / walk.std[h]
             a = pulled_back(mdp, states[h], int(mdp.chain.steps - h), walk.condition, a)
     return found
 

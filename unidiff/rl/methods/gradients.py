@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_name, check_positive
+from unidiff.core.boundary import check_count, check_name, check_positive, check_share
 from unidiff.rl.methods.method import Learner, Method
 from unidiff.rl.methods.value import Value, advantages, value_of
 from unidiff.rl.policy import Decisions, Policy, Rows, Taken, Walk, log_ratio
@@ -119,8 +119,7 @@ class DPOK(Method):
         check_positive("clip", self.clip)
         check_count("width", self.width)
         check_count("depth", self.depth)
-        if not 0.0 <= self.decay <= 1.0:
-            raise ValueError(f"decay must lie in [0, 1], got {self.decay}")
+        check_share("decay", self.decay)
 
     def learner(self, policy: Policy) -> Learner[Weighed]:
         """What runs. Raises ValueError for a process without a reward, or β = 0."""
