@@ -178,8 +178,9 @@ def z_scores(reward: Tensor, condition: Tensor | None) -> Tensor:
     labels = torch.zeros(len(reward), dtype=torch.long, device=reward.device) if condition is None else condition
     _, group = torch.unique(labels, return_inverse=True)
     count = torch.bincount(group).to(reward)
-    mean = torch.zeros_like(count).index_add_(0, group, reward) / count
-    away = reward - mean[group]
+    # From the group's least on: rewards that are all alike are 0 each, where their mean would be off by its rounding.
+    above = reward - torch.full_like(count, torch.inf).scatter_reduce_(0, group, reward, "amin")[group]
+    away = above - (torch.zeros_like(count).index_add_(0, group, above) / count)[group]
     spread = (torch.zeros_like(count).index_add_(0, group, away.square()) / count).sqrt()[group]
     return away / torch.where(spread > 0, spread, torch.ones_like(spread))
 
