@@ -132,5 +132,8 @@ def merged(core: Diffusion) -> Diffusion:
     own = copy.deepcopy(core)
     for layer in own.modules():
         if parametrize.is_parametrized(layer, "weight"):
+            # A removal takes the weight from the layer's class, which a copy has in common with what it was copied from.
+            kind = type(layer)
+            layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return own
