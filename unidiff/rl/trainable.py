@@ -15,6 +15,7 @@ W is the reference's own memory.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,16 @@ class CorrectedDenoiser(nn.Module):
         self.event_shape = tuple(reference.event_shape)
         self.num_classes: int | None = getattr(reference, "num_classes", None)
 
+    @property
+    def reference(self) -> DenoiserLike:
+        """What is corrected."""
+        return self._reference[0]
+
     def forward(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
     ) -> Prediction:
         """x̂_θ at ``xt`` ``[B, *E]``; guidance is the reference's, and the correction's condition is given as it is."""
-        before = self._reference[0](xt, level, condition, guidance).x0
+        before = self.reference(xt, level, condition, guidance).x0
         noise = level.log_snr.clamp(-30, 30).to(xt).expand(len(xt))
         change = self.network(xt, noise, condition)
         return Prediction(
@@ -103,7 +109,7 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
         if scale is not None:
             raise ValueError(f"scale is for a change of low rank: give rank too, got scale = {scale}")
         own = copy.deepcopy(core).eval()
-        own.denoiser.requires_grad_(True)  # the reference may be frozen
+        own.get_submodule("denoiser").requires_grad_(True)  # the reference may be frozen
         return own
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
@@ -129,5 +135,9 @@ def merged(core: Diffusion) -> Diffusion:
     own = copy.deepcopy(core)
     for layer in own.modules():
         if parametrize.is_parametrized(layer, "weight"):
+            # Torch takes the property off the class, which all copies of a layer share: this one gets a class of its own.
+            shared = type(layer)
+            own_class: Any = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+            layer.__class__ = own_class
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return own
