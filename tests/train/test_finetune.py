@@ -180,14 +180,11 @@ def test_pairs_with_classes_are_trained_on_and_logged_under_their_own(tmp_path: 
     whole.fit()
     again = stopped(tmp_path / "stopped", method, "whole", 3, SMALL)
     assert differing(state(whole), state(again)) == []
-    # The log's walks are under the pairs' classes: with one class alone they would be other walks.
-    alone = dataclasses.replace(method.pairs, condition=torch.zeros(40, dtype=torch.long))
-    other = tuner(DPO().on(alone), "whole", lr=1e-9, rounds=1, log_every=1)
-    same = tuner(method, "whole", lr=1e-9, rounds=1, log_every=1)
-    told: list[float] = []
-    for run in (other, same):
-        run.fit(lambda _, line: told.append(line["reward"]))
-    assert told[0] != told[1]
+    run, seen = tuner(method, "whole", rounds=1, chains=60), list[Tensor]()
+    walk = run.policy.walk
+    run.policy.walk = lambda *given: (seen.append(given[2]), walk(*given))[1]  # pyright: ignore
+    run.fit()
+    assert [sorted(set(labels.tolist())) for labels in seen] == [[0, 1, 2]]
     with pytest.raises(ValueError, match="condition must be left out where the pairs have their own, got 1"):
         tuner(method, "whole", condition=1)
     wrong = dataclasses.replace(method.pairs, condition=torch.full((40,), 7))
@@ -310,6 +307,22 @@ def test_accumulated_minibatches_make_the_step_of_one_batch(name: str, kind: str
     assert one.abs().max() > 1e-4
 
 
+def test_a_step_is_clipped_and_what_is_learned_besides_has_a_rate_of_its_own() -> None:
+    run = tuner(METHODS["dpok"], rounds=1, epochs=1, rows=10**6, clip=1e-3, lr=1e-2, value_lr=1e-4, weight_decay=0.0)
+    besides = list(run.learner.module.parameters())  # pyright: ignore
+    parts = (run.trained, besides)
+    before = [[p.detach().clone() for p in part] for part in parts]
+    run.advance()
+    norm = torch.stack([p.grad.norm() for p in run.trained if p.grad is not None]).norm()
+    assert 0.99e-3 < float(norm) < 1.01e-3
+    # AdamW's first step moves each number that has a gradient by its rate.
+    moved = [
+        max(float((p - q).detach().abs().max()) for p, q in zip(*two, strict=True))
+        for two in zip(parts, before, strict=True)
+    ]
+    assert moved == pytest.approx([1e-2, 1e-4], rel=1e-2)
+
+
 def test_a_last_short_accumulation_is_weighed_by_its_own_rows() -> None:
     # 13 pairs in minibatches of 4, two of them a step: steps of 8 and of 5.
     run = tuner(METHODS["dpo"], rows=4, accumulate=2, epochs=1, chains=13, rounds=1)
@@ -322,13 +335,13 @@ def test_a_last_short_accumulation_is_weighed_by_its_own_rows() -> None:
 def test_the_average_is_the_ramped_mean_of_the_parameters_after_each_step() -> None:
     run = tuner(METHODS["ddpo"], epochs=1, rows=10**6, ema=0.3)
     kept: list[Tensor] = []
-    run.optimizer.register_step_post_hook(lambda *_: kept.append(run.trained[0].detach().clone()))
+    run.optimizer.register_step_post_hook(lambda *_: kept.append(run.trained[-1].detach().clone()))
     averaged = run.fit()
     mean = kept[0]
     for n, now in enumerate(kept[1:], 1):
         decay = min(0.3, (1 + n) / (10 + n))
         mean = decay * mean + (1 - decay) * now
-    found = next(averaged.denoiser.parameters())  # pyright: ignore
+    found = list(averaged.parameters())[-1]
     assert (found - mean).abs().max() < 8 * torch.finfo(torch.float32).eps * mean.abs().max()
     assert not torch.equal(found, kept[-1])
     assert averaged.denoiser is not run.ema.module

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_alike, check_count, check_type
 from unidiff.core.diffusion import Diffusion
+from unidiff.core.gaussian import Gaussian
 from unidiff.rl.mdp import DenoisingMDP, State, guess
 
 
@@ -158,6 +159,12 @@ class Policy:
         law = self.mdp.chain.kernel(state.x, state.k, prediction)
         k = torch.full((len(state.x),), state.k, device=state.x.device)
         return Decisions(state.x, k, prediction.x0, law.std.expand_as(state.x), state.condition)
+
+    @torch.no_grad()
+    def law(self, state: State) -> Gaussian:
+        """π_θ(x_{t_{k−1}}|x_{t_k}), with the reference's σ: what :func:`unidiff.rl.walk` and ``path_kl`` ask of a policy."""
+        reference = self.mdp.reference(state)
+        return Gaussian(reference.mean + reference.std * self.control(self.look(state)), reference.log_var)
 
     @torch.no_grad()
     def walk(

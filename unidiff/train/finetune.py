@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_name, check_type
+from unidiff.core.boundary import check_condition, check_name, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.rl.mdp import DenoisingMDP
 from unidiff.rl.methods.gradients import figures
@@ -206,12 +206,14 @@ class FineTuner:
 
     def _classes(self) -> int | None:
         known = getattr(self.policy.mdp.chain.core.denoiser, "num_classes", None)
-        wanted = self.config.condition
+        wanted, own = self.config.condition, self.learner.condition
         if wanted is None:
+            labels = None if own is None else own[:1]
+            check_condition(labels, self.policy.mdp.guidance, 1, known)
             return None
         if known is None:
             raise ValueError(f"condition needs a core with classes, got {wanted!r} for one without")
-        if self.learner.condition is not None:
+        if own is not None:
             raise ValueError(f"condition must be left out where the pairs have their own, got {wanted!r}")
         if wanted != "random" and wanted >= known:
             raise ValueError(f"condition must be a class in 0 … {known - 1} or 'random', got {wanted!r}")
