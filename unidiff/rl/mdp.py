@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_alike, check_count, check_floating, check_name, check_not_negative, check_type
-from unidiff.core.chain import ReverseChain
+from unidiff.core.chain import ReverseChain, Step
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.prediction import Prediction
 
@@ -151,12 +151,7 @@ class DenoisingMDP:
         if state.k < self.last:
             raise ValueError("state has ended; start anew")
         check_alike(state=state.x, action=action)
-        law = self.reference(state) if law is None else law
-        if self.action == "residual":
-            residual, x = action, law.mean + law.std * action
-        else:
-            residual, x = (action - law.mean) / law.std, action
-        charge = 0.5 * self.beta * residual.flatten(1).square().sum(1)
+        x, charge = self.act(self.reference(state) if law is None and self.asks else law, action)
         after = State(x, state.k - 1, state.condition)
         done = after.k < self.last
         if done and after.k:
@@ -170,11 +165,30 @@ class DenoisingMDP:
             earned = earned + checked("reward", self.reward(after.x), x).detach()
         return Outcome(after, earned, charge, done)
 
+    @property
+    def asks(self) -> bool:
+        """Whether a step needs the reference's law: a state that is chosen as it is, and not charged for, does not."""
+        return self.action == "residual" or self.beta > 0
+
+    def act(self, law: Gaussian | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Where ``action`` ``[B, *E]`` leads, and its charge ``[B]``; ``law`` is None only if nothing ``asks`` for it."""
+        if law is None:
+            return action, action.new_zeros(len(action))
+        if self.action == "residual":
+            residual, x = action, law.mean + law.std * action
+        else:
+            residual, x = (action - law.mean) / law.std, action
+        return x, 0.5 * self.beta * residual.flatten(1).square().sum(1)
+
 
 def guess(chain: ReverseChain, state: State, guidance: float = 1.0) -> Prediction:
     """What a chain's denoiser says of the state of another: any policy that is a chain. Arguments are trusted."""
-    level = chain.levels[state.k].to(state.x)
-    return chain.core.denoiser(state.x, level, state.condition, guidance)
+    return guess_at(chain, state.x, state.k, state.condition, guidance)
+
+
+def guess_at(chain: ReverseChain, x: Tensor, k: Step, condition: Tensor | None, guidance: float = 1.0) -> Prediction:
+    """:func:`guess` of x_{t_k}, for k as :meth:`~unidiff.core.chain.ReverseChain.kernel` takes it."""
+    return chain.core.denoiser(x, chain.levels[k].to(x), condition, guidance)
 
 
 def decodes(chain: ReverseChain) -> bool:

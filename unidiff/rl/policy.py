@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_alike, check_count, check_type
+from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
-from unidiff.rl.mdp import DenoisingMDP, State, guess
+from unidiff.rl.mdp import DenoisingMDP, State, guess_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class Policy:
         self.mdp, self.core = mdp, core
 
     def control(self, decisions: Decisions) -> Tensor:
-        """u_θ of each row, ``[R, *E]``, differentiable in θ; arguments are trusted."""
+        """u_θ of each row, ``[R, *E]``, differentiable in θ; arguments are trusted. k ``[1]`` is of all rows."""
         chain = self.mdp.chain.beside(decisions.x)
         level = chain.levels[decisions.k].to(decisions.x)
         own = self.core.denoiser(decisions.x, level, decisions.condition, self.mdp.guidance)
@@ -155,16 +156,14 @@ class Policy:
     @torch.no_grad()
     def look(self, state: State) -> Decisions:
         """The reference's word on a state, one row a chain: what :meth:`control` asks for."""
-        prediction = guess(self.mdp.chain, state, self.mdp.guidance)
-        law = self.mdp.chain.kernel(state.x, state.k, prediction)
-        k = torch.full((len(state.x),), state.k, device=state.x.device)
-        return Decisions(state.x, k, prediction.x0, law.std.expand_as(state.x), state.condition)
+        at = seen(self.mdp, self.mdp.chain.beside(state.x), state.x, _step(state), state.condition)[1]
+        return replace(at, k=at.k.expand(len(at)))
 
     @torch.no_grad()
     def law(self, state: State) -> Gaussian:
         """π_θ(x_{t_{k−1}}|x_{t_k}), with the reference's σ: what :func:`unidiff.rl.walk` and ``path_kl`` ask of a policy."""
-        reference = self.mdp.reference(state)
-        return Gaussian(reference.mean + reference.std * self.control(self.look(state)), reference.log_var)
+        reference, at = seen(self.mdp, self.mdp.chain.beside(state.x), state.x, _step(state), state.condition)
+        return Gaussian(reference.mean + reference.std * self.control(at), reference.log_var)
 
     @torch.no_grad()
     def walk(
@@ -187,17 +186,18 @@ class Policy:
         if start is not None:
             check_alike(start=start, like=state.x)
             state = State(start, state.k, state.condition)
-        seen: list[tuple[Tensor, ...]] = []
+        chain = mdp.chain.beside(state.x)
+        kept: list[tuple[Tensor, ...]] = []
         for _ in range(mdp.horizon):
-            at = self.look(state)
+            law, at = seen(mdp, chain, state.x, _step(state), state.condition)
             control = self.control(at)
             if not bool(torch.isfinite(control).all()):
                 raise FloatingPointError(f"the policy's control is not finite at step {state.k} of {mdp.chain.steps}")
             noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
-            outcome = mdp.step(state, control + noise)
-            seen.append((at.x, at.k[0], at.guess, at.std, control + noise, control, outcome.reward + outcome.charge))
+            outcome = mdp.step(state, control + noise, law)
+            kept.append((at.x, at.k[0], at.guess, at.std, control + noise, control, outcome.reward + outcome.charge))
             state = outcome.state
-        x, k, known, std, action, control, paid = (torch.stack(column) for column in zip(*seen, strict=True))
+        x, k, known, std, action, control, paid = (torch.stack(column) for column in zip(*kept, strict=True))
         return Walk(x, k, known, std, action, control, paid, state.x, state.condition)
 
     @property
@@ -205,6 +205,27 @@ class Policy:
         """What states are like: the trained parameters' dtype and device; float32 on the CPU without any."""
         first = self.core.first_parameter()
         return torch.empty(0) if first is None else torch.empty(0, dtype=first.dtype, device=first.device)
+
+
+def _step(state: State) -> Tensor:
+    return torch.full((1,), state.k, device=state.x.device)
+
+
+def seen(
+    mdp: DenoisingMDP, chain: ReverseChain, x: Tensor, k: Tensor, condition: Tensor | None
+) -> tuple[Gaussian, Decisions]:
+    """The reference's law at states ``[R, *E]``, and what a control asks for; the reference is asked once.
+
+    Args:
+        mdp: the process.
+        chain: its chain, beside ``x``.
+        x: the states.
+        k: the step of each, ``[R]``, or of all, ``[1]``.
+        condition: labels ``[R]``, or None.
+    """
+    prediction = guess_at(chain, x, k, condition, mdp.guidance)
+    law = chain.kernel(x, k, prediction)
+    return law, Decisions(x, k, prediction.x0, law.std.expand_as(x), condition)
 
 
 def log_ratio(control: Tensor, action: Tensor) -> Tensor:

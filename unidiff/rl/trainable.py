@@ -109,7 +109,10 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
         if scale is not None:
             raise ValueError(f"scale is for a change of low rank: give rank too, got scale = {scale}")
         own = copy.deepcopy(core).eval()
-        own.get_submodule("denoiser").requires_grad_(True)  # the reference may be frozen
+        # The reference may be frozen; and a learned schedule is the process's, not the policy's.
+        own.requires_grad_(False)
+        assert isinstance(own.denoiser, Denoiser)
+        own.denoiser.requires_grad_(True)
         return own
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
