@@ -348,6 +348,7 @@ def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str
     ("text", "expected"),
     [
         ("linear:1,0.5", lambda x: x[:, 0] + 0.5 * x[:, 1]),
+        ("0.5*linear:1,0", lambda x: 0.5 * x[:, 0]),
         ("2*linear:1,0+-1e-1*linear:0,1", lambda x: 2 * x[:, 0] - 0.1 * x[:, 1]),
         ("quadratic:1,2", lambda x: -0.5 * (x[:, 0] ** 2 + 2 * x[:, 1] ** 2)),
         ("quadratic:1,0.5,0.5,2", lambda x: -0.5 * (x[:, 0] ** 2 + x[:, 0] * x[:, 1] + 2 * x[:, 1] ** 2)),

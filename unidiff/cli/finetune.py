@@ -227,7 +227,6 @@ def _told(options: Any, tuner: Any, core: Any, folder: Path) -> dict[str, Any]:
     from unidiff.report import curves, save_samples
     from unidiff.train import journal
 
-    condition = tuner.config.condition
     facts: dict[str, Any] = {"rounds": tuner.round, "seconds": round(tuner.elapsed, 3)}
     found, optimum = judged(tuner, core, options.paths)
     if optimum is not None and float(optimum.ess) < FEW:
@@ -237,27 +236,28 @@ def _told(options: Any, tuner: Any, core: Any, folder: Path) -> dict[str, Any]:
         )
     figure = curves(journal.read(folder / journal.NAME), optimum)
     figure.savefig(folder / "curves.png", dpi=150, facecolor="white")
-    import torch
-
-    like, n = tuner.policy.like, 64 if len(core.event_shape) == 3 else 2048
-    labels = torch.tensor(condition) if isinstance(condition, int) else None
-    x = draw(
-        core,
-        n,
-        50,
-        "ddim",
-        tuner.config.seed,
-        like.device,
-        like.dtype,
-        labels,
-        options.guidance if labels is not None else 1.0,
-    )
     facts |= {
         name: v if options.json or not isinstance(v, dict) else f"{v['value']:.4g} ± {v['standard_error']:.2g}"
         for name, v in found.items()
     }
     facts |= {"checkpoint": str(folder / "checkpoint.safetensors"), "metrics": str(folder / journal.NAME)}
-    return facts | {"curves": str(folder / "curves.png"), **save_samples(folder / "samples.png", x)}
+    return facts | {"curves": str(folder / "curves.png"), **save_samples(folder / "samples.png", _samples(tuner, core))}
+
+
+def _samples(tuner: Any, core: Any) -> Any:
+    """What a run leaves to look at, under the conditions that it was trained with: 64 images, or 2048 points."""
+    import torch
+
+    like, wanted, own = tuner.policy.like, tuner.config.condition, tuner.learner.condition
+    n = 64 if len(core.event_shape) == 3 else 2048
+    labels = None
+    if own is not None:
+        labels = own[torch.arange(n, device=own.device) % len(own)]
+    elif wanted is not None:
+        labels = torch.arange(n, device=like.device) % tuner.classes if wanted == "random" else torch.tensor(wanted)
+    return draw(
+        core, n, 50, "ddim", tuner.config.seed, like.device, like.dtype, labels, tuner.policy.mdp.guidance
+    )  # fmt: skip
 
 
 def _config_type() -> Any:

@@ -48,7 +48,7 @@ def curves(lines: Sequence[Mapping[str, float]], optimum: EstimatedOptimum | Non
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=2, labelsize=8)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=8)
     kl.set_ylim(bottom=0)
     return figure
 
