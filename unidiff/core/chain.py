@@ -94,6 +94,7 @@ class ReverseChain:
         step = bridge(core.schedule, earlier, later)
         _, log_prior = core.process.transition_coefficients(earlier, later)
         self.table = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior)
+        self._beside: dict[torch.device, ReverseChain] = {}
 
     @property
     def steps(self) -> int:
@@ -101,10 +102,18 @@ class ReverseChain:
         return self.grid.steps
 
     def beside(self, like: Tensor) -> ReverseChain:
-        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked."""
+        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked.
+
+        Copied once for each device, so that a graph of what asks for them can be captured.
+        """
         device = like.device
         if self.levels.log_snr.device == device:
             return self
+        if device not in self._beside:
+            self._beside[device] = self._copied(device)
+        return self._beside[device]
+
+    def _copied(self, device: torch.device) -> ReverseChain:
         there, levels = copy.copy(self), self.levels
         there.levels = NoiseLevel(*(v.to(device) for v in (levels.t, levels.log_snr, levels.alpha, levels.sigma)))
         table = self.table

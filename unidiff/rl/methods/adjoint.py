@@ -16,7 +16,8 @@ Between modes the product of Jacobians has heavy tails. As −u_k/σ_k is what a
 
     a_k = (∂μ_ref/∂x_k)ᵀ [ℓ a_{k−1} − (1 − ℓ) u_k/σ_k],
 
-which moves no fixed point (the tower rule) and forgets what is further than about 1/(1 − ℓ) steps away, as TD(λ) does.
+which moves no fixed point (the tower rule) and forgets what is further than about 1/(1 − ℓ) steps away, as TD(λ) does. Like
+it, it can diverge where a network's errors feed on themselves: it is for few dimensions.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class AdjointMatching(Method):
 
     name: ClassVar[str] = "adjoint"
     source: ClassVar[str] = "Domingo-Enrich et al. 2025, eq. 38; Sutton 1988 for the decay"
-    decay: float = 0.9
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
         check_share("decay", self.decay)
