@@ -111,13 +111,13 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
     shared = {id(p): p for p in core.parameters()}
-    own = copy.deepcopy(core, dict(shared)).eval()
+    own = copy.deepcopy(core, dict(shared))
     generator = torch.Generator().manual_seed(seed)
     for layer in list(own.denoiser.modules()):  # pyright: ignore
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             change = _LowRank(layer.weight, rank, scale, generator)
             parametrize.register_parametrization(layer, "weight", change)
-    return own
+    return own.eval()
 
 
 def trained_parameters(core: Diffusion, reference: Diffusion) -> list[nn.Parameter]:
@@ -132,5 +132,8 @@ def merged(core: Diffusion) -> Diffusion:
     own = copy.deepcopy(core)
     for layer in own.modules():
         if parametrize.is_parametrized(layer, "weight"):
+            # A copy shares its class with the original, and torch takes the property ``weight`` off that class.
+            kind = type(layer)
+            layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # pyright: ignore
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return own
