@@ -117,13 +117,13 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
     shared = {id(p): p for p in core.parameters()}
-    own = copy.deepcopy(core, dict(shared)).eval()
+    own = copy.deepcopy(core, dict(shared))
     generator = torch.Generator().manual_seed(seed)
     for layer in list(own.denoiser.modules()):  # pyright: ignore
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             change = _LowRank(layer.weight, rank, scale, generator)
             parametrize.register_parametrization(layer, "weight", change)
-    return own
+    return own.eval()
 
 
 def trained_parameters(core: Diffusion, reference: Diffusion) -> list[nn.Parameter]:

@@ -188,7 +188,7 @@ class _Offline(Learner[Compared]):
         every = torch.arange(1, chain.steps + 1, device=k.device)
         log_var = chain.log_var(like.expand(chain.steps), every, chain.levels[every], None)
         log_gain = chain.table.on_x0.log() - 0.5 * log_var - 0.5 * chain.levels.log_snr[1:]
-        return (-2 * log_gain)[k - 1] / m
+        return 2 * (-2 * log_gain).exp()[k - 1] / m
 
 
 def noised(policy: Policy, x0: Tensor, noise: Tensor, k: Tensor, condition: Tensor | None) -> Taken:
