@@ -148,12 +148,13 @@ def measure(options: RLBenchOptions, console: Console) -> Measured:
         task = progress.add_task("the floor", total=len(names) + 2)
         began = time.perf_counter()
         floor = reachable(exact, points=size.points)
-        log_z = Estimate(torch.tensor(floor.log_z), torch.tensor(floor.error), "quadrature")
+        log_z = _of_lattice(floor.log_z, floor.error)
         bench, spent = Bench(mdp, log_z, size, like, options.seed), time.perf_counter() - began
         progress.update(task, advance=1, description="the optimum")
         # Of other draws than any method's.
         optimum = estimated_optimum(mdp, size.reference_draws, bench.generator(1), like=like, rows=2**15)
-        rows = {"reference": _reference(bench)}
+        walk = Policy(mdp, mdp.chain.core).walk(size.draws, bench.generator(0), like=like)
+        rows = {"reference": bench.read(walk, 0, 0.0)}
         for name in names:
             progress.update(task, advance=1, description=name)
             line = progress.add_task("", total=None)
@@ -167,11 +168,6 @@ def measure(options: RLBenchOptions, console: Console) -> Measured:
     return Measured(wide, mdp, floor, optimum, rows)
 
 
-def _reference(bench: Bench) -> Found:
-    walk = Policy(bench.mdp, bench.mdp.chain.core).walk(bench.size.draws, bench.generator(0), like=bench.like)
-    return bench.read(walk, 0, 0.0)
-
-
 def _best(bench: Bench, exact: DenoisingMDP, floor: Reachable, spent: float) -> Found:
     """The floor's policy: its figures as they were found, and draws of it for the picture."""
     like, generator = torch.empty(0, dtype=torch.float64), torch.Generator().manual_seed(bench.seed)
@@ -182,8 +178,7 @@ def _best(bench: Bench, exact: DenoisingMDP, floor: Reachable, spent: float) -> 
         outcome = exact.step(state, floor.control(state.x, state.k) + noise)
         state, done = outcome.state, outcome.done
     told = (floor.reward, floor.gap, floor.kl)
-    error = torch.tensor(floor.error)
-    return Found(state.x, 0, 0, spent, *(Estimate(torch.tensor(v), error, "quadrature") for v in told))
+    return Found(state.x, 0, 0, spent, *(_of_lattice(value, floor.error) for value in told))
 
 
 def table(options: RLBenchOptions, measured: Measured) -> Table:
@@ -256,13 +251,11 @@ def picture(options: RLBenchOptions, measured: Measured) -> Path:
     at = torch.cartesian_prod(*axes)
     log_density = tilted.log_prob(at).reshape(241, 241).T
     samples = {
-        f"{name}: {'≤ ' if name in BOUNDED else ''}{float(found.kl_star.value):.3f} nats": found.x0.cpu().numpy()
+        f"{name}: {'≤ ' if name in BOUNDED else ''}{_with_error(found.kl_star, 3)} nats": found.x0.cpu().numpy()
         for name, found in measured.rows.items()
     }
     title = f"p e^(r/β)/Z, {options.reward}, β = {options.beta:g}"
-    return save_beside(
-        options.out / "rl.png", axes[0].numpy(), axes[1].numpy(), log_density.numpy(), samples, title
-    )  # fmt: skip
+    return save_beside(options.out / "rl.png", axes[0].numpy(), axes[1].numpy(), log_density.numpy(), samples, title)
 
 
 def run(options: RLBenchOptions) -> dict[str, Any]:
@@ -282,9 +275,13 @@ def run(options: RLBenchOptions) -> dict[str, Any]:
     return told
 
 
-def _with_error(estimate: Estimate) -> str:
+def _with_error(estimate: Estimate, digits: int = 4) -> str:
     value, error = _pair(estimate)
-    return f"{value:.4f}" if error == 0 else f"{value:.4f} ± {error:.4f}"
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")
+
+
+def _of_lattice(value: float, error: float) -> Estimate:
+    return Estimate(*torch.tensor([value, error], dtype=torch.float64), law="quadrature")
 
 
 def _pair(estimate: Estimate) -> list[float]:

@@ -67,7 +67,7 @@ class Size:
     points: int | None = None
 
 
-QUICK = Size({"rounds": 40, "chains": 256, "epochs": 2, "rows": 2048, "lr": 3e-3}, 0.25, 4096, 2**15, 81)
+QUICK = Size({"rounds": 32, "chains": 256, "epochs": 2, "rows": 2048, "lr": 3e-3}, 0.25, 4096, 2**15, 81)
 CPU = Size({"rounds": 150, "chains": 1024, "epochs": 2, "rows": 4096, "lr": 3e-3}, 1.0, 20_480, 2**17)
 GPU = Size({"rounds": 300, "chains": 8192, "epochs": 2, "rows": 32_768, "lr": 3e-3}, 2.0, 204_800, 2**21)
 
@@ -208,7 +208,7 @@ class Bench:
         spent = seconds(lambda: done.append(work[name]()), self.like.device)
         ended = done[0]
         if name == "smc_steering":
-            x0 = ended.draw(PARTICLES, self.generator(1)).flatten(0, 1)
+            x0 = ended.draw(PARTICLES, self.generator(1)).transpose(0, 1).flatten(0, 1)
             shares = torch.softmax(ended.log_weights, 1)
             # Of a run, not of a particle: those of one run descend from few.
             earned = monte_carlo((shares * self._reward(ended.x0.flatten(0, 1)).view_as(shares)).sum(1))
