@@ -68,7 +68,7 @@ class Size:
 
 
 QUICK = Size({"rounds": 32, "chains": 256, "epochs": 2, "rows": 2048, "lr": 3e-3}, 0.25, 4096, 2**15, 81)
-CPU = Size({"rounds": 150, "chains": 1024, "epochs": 2, "rows": 4096, "lr": 3e-3}, 1.0, 20_480, 2**17)
+CPU = Size({"rounds": 150, "chains": 512, "epochs": 2, "rows": 2048, "lr": 3e-3}, 1.0, 20_480, 2**17)
 GPU = Size({"rounds": 300, "chains": 8192, "epochs": 2, "rows": 32_768, "lr": 3e-3}, 2.0, 204_800, 2**21)
 
 
