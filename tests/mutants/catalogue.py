@@ -10,6 +10,7 @@ from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.mutant import Mutant
 from tests.mutants.optima import MUTANTS_OPTIMA
+from tests.mutants.reaching import MUTANTS_REACHING
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
@@ -183,5 +184,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_THERMODYNAMICS,
     *MUTANTS_DECISIONS,
     *MUTANTS_OPTIMA,
+    *MUTANTS_REACHING,
     *MUTANTS_STEERING,
 )  # fmt: skip
