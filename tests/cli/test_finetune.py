@@ -82,7 +82,9 @@ def test_preferences_to_a_reward_model_to_a_policy_that_gains_most_of_what_there
     arguments = [*WORLD, "--method", "adjoint", "--reward", "model:head.safetensors", "--beta", "1", "--out", "run"]
     run = ["--rounds", "60", "--chains", "128", "--steps", "10", "--lr", "5e-3", "--width", "64", "--depth", "2"]
     found = told([*arguments, *run], capsys)
+    at, low, high = (found[name]["value"] for name in ("reward", "reference_reward", "optimum_reward"))
     assert 0.5 < found["share_gained"] < 1.5
+    assert found["share_gained"] == pytest.approx((at - low) / (high - low), abs=1e-4)
     assert found["kl_to_optimum"]["value"] + 6 * found["kl_to_optimum"]["standard_error"] < 0.5
     assert found["effective_draws"] > 500
     sample = [
