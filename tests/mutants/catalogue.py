@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
+from tests.mutants.methods import MUTANTS_METHODS
 from tests.mutants.mutant import Mutant
 from tests.mutants.optima import MUTANTS_OPTIMA
 from tests.mutants.reaching import MUTANTS_REACHING
@@ -186,4 +187,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_OPTIMA,
     *MUTANTS_REACHING,
     *MUTANTS_STEERING,
+    *MUTANTS_METHODS,
 )  # fmt: skip

@@ -7,8 +7,8 @@ from tests.mutants.mutant import Mutant
 MDP = "rl/mdp.py"
 
 MUTANTS_DECISIONS: tuple[Mutant, ...] = (
-    Mutant("charge without its ½", MDP, "charge = 0.5 * self.beta", "charge = self.beta"),
-    Mutant("charge without β", MDP, "charge = 0.5 * self.beta * residual", "charge = 0.5 * residual"),
+    Mutant("charge without its ½", MDP, "return x, 0.5 * self.beta", "return x, self.beta"),
+    Mutant("charge without β", MDP, "0.5 * self.beta * residual", "0.5 * residual"),
     Mutant("charge: a mean over D", MDP, "residual.flatten(1).square().sum(1)", "residual.flatten(1).square().mean(1)"),
     Mutant("residual times σ²", MDP, "law.mean + law.std * action", "law.mean + law.var * action"),
     Mutant("residual without a mean", MDP, "law.mean + law.std * action", "state.x + law.std * action"),
@@ -20,8 +20,8 @@ MUTANTS_DECISIONS: tuple[Mutant, ...] = (
     Mutant(
         "the reference of the next level",
         MDP,
-        "level = chain.levels[state.k].to(state.x)",
-        "level = chain.levels[state.k - 1].to(state.x)",
+        "return guess_at(chain, state.x, state.k, ",
+        "return guess_at(chain, state.x, state.k - 1, ",
     ),
     Mutant(
         "the kernel of the next step",

@@ -90,8 +90,8 @@ SETTINGS: dict[str, Setting] = {
     "ddpo": Setting(DDPO()),
     "dpok": Setting(DPOK()),
     "backprop": Setting(Backprop(), {"rounds": 150, "epochs": 1, "rows": 512}),
-    "adjoint": Setting(AdjointMatching()),
-    "dpo": Setting(DPO(draws=8), {"rows": 256}),
+    "adjoint": Setting(AdjointMatching(decay=0.9)),
+    "dpo": Setting(DPO(draws=None, walks=True), {"rows": 256}),
     "d3po": Setting(D3PO(level="walk"), {"rows": 64}),
 }
 FREE = ("guided", "best_of_n", "smc_steering")
@@ -178,7 +178,9 @@ class Bench:
             if "rounds" in setting.config:
                 options["rounds"] = max(1, round(self.size.share * setting.config["rounds"]))
             config = FineTuneConfig(**options, seed=self.seed, log_every=1)
-            tuned.append(FineTuner(mdp, core, own, config).fit(on_round))
+            # Pairs are all that DPO is told: a reward in its process would be asked for the log alone.
+            process = DenoisingMDP(mdp.chain, beta=mdp.beta) if isinstance(method, DPO) else mdp
+            tuned.append(FineTuner(process, core, own, config).fit(on_round))
 
         spent = seconds(train, self.like.device)
         walk = Policy(self.mdp, tuned[0]).walk(self.size.draws, self.generator(0), like=self.like)
