@@ -20,7 +20,9 @@ from unidiff.report.tilted import beside
 from unidiff.rl import DPO, Method, Policy, corrected, path_kl, reachable
 from unidiff.worlds import Estimate
 
-TINY = Size({"rounds": 2, "chains": 64, "epochs": 1, "rows": 512, "lr": 1e-3}, 0.02, 256, 512, 40)
+TINY = Size(
+    {"rounds": 2, "chains": 64, "epochs": 1, "rows": 512, "lr": 1e-3}, {"backprop": {"rounds": 3}}, 256, 512, 40
+)
 LIKE = torch.empty(0, 2)
 
 
@@ -29,7 +31,7 @@ def bench(draws: int = 256, beta: float = 1.0, reward: str = "quadratic") -> Ben
     _, exact = process(options, torch.float64, torch.device("cpu"))
     _, mdp = process(options, torch.float32, torch.device("cpu"))
     log_z = Estimate.exact(torch.tensor(reachable(exact, points=48).log_z, dtype=torch.float64))
-    return Bench(mdp, log_z, Size(TINY.config, TINY.share, draws, 512), LIKE, seed=0)
+    return Bench(mdp, log_z, Size(TINY.config, TINY.own, draws, 512), LIKE, seed=0)
 
 
 def test_every_method_of_the_view_has_its_setting() -> None:
@@ -86,7 +88,7 @@ def test_each_method_runs_and_its_queries_are_counted(name, monkeypatch) -> None
     monkeypatch.setattr(rl_methods, "PAIRS", 100)
     seen = []
     found = bench(64).found(name, lambda tuner, line: seen.append(tuner.round))
-    rounds = 3 if "rounds" in SETTINGS[name].config else 2
+    rounds = TINY.own.get(name, TINY.config)["rounds"]
     assert seen == list(range(1, rounds + 1))
     per_round = {"d3po": 128, "adjoint": 128}.get(name, 64)
     assert found.queries == (200 if isinstance(SETTINGS[name].method, DPO) else rounds * per_round)

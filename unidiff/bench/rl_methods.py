@@ -45,7 +45,6 @@ from unidiff.worlds.estimate import monte_carlo
 
 PAIRS = 10_000  # of DPO's data set
 BEST_OF, PARTICLES = 4, 64
-WIDTH, DEPTH = 128, 3  # of the correction's network
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,34 @@ class Size:
 
     Attributes:
         config: of every training run, unless a method's own setting says otherwise.
-        share: of the rounds that a method's own setting asks for.
+        own: what differs from it, and from a method's own setting, by the method's name.
         draws: of each policy, for its figures.
         reference_draws: of the reference, for E* r.
         points: of the floor's lattice; None for its own choice.
     """
 
     config: dict[str, Any]
-    share: float
+    own: dict[str, dict[str, Any]]
     draws: int
     reference_draws: int
     points: int | None = None
 
 
-QUICK = Size({"rounds": 32, "chains": 256, "epochs": 2, "rows": 2048, "lr": 3e-3}, 0.25, 4096, 2**15, 81)
-CPU = Size({"rounds": 150, "chains": 512, "epochs": 2, "rows": 2048, "lr": 3e-3}, 1.0, 20_480, 2**17)
-GPU = Size({"rounds": 300, "chains": 8192, "epochs": 2, "rows": 32_768, "lr": 3e-3}, 2.0, 204_800, 2**21)
+QUICK = Size(
+    {"rounds": 32, "chains": 256, "epochs": 2, "rows": 2048, "lr": 3e-3},
+    {"dpo": {"chains": 2500, "rounds": 8}, "backprop": {"rounds": 40}},
+    4096, 2**15, 81,
+)  # fmt: skip
+CPU = Size(
+    {"rounds": 150, "chains": 512, "epochs": 2, "rows": 2048, "lr": 3e-3},
+    {"dpo": {"chains": 5000, "rounds": 30}},
+    20_480, 2**17,
+)  # fmt: skip
+GPU = Size(
+    {"rounds": 150, "chains": 4096, "epochs": 2, "rows": 16_384, "lr": 3e-3},
+    {"adjoint": {"rounds": 220, "lr": 2e-3}, "backprop": {"chains": 1024}, "dpo": {"chains": 5000, "rounds": 300}},
+    204_800, 2**21,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,19 +90,23 @@ class Setting:
     Attributes:
         method: with its options; DPO is given its pairs by the run.
         config: what differs from the size's.
+        width, depth: of the correction's network.
     """
 
     method: Method
     config: dict[str, Any] = field(default_factory=dict)
+    width: int = 128
+    depth: int = 3
 
 
 # Rows are decisions for DDPO, DPOK and adjoint matching, chains for backprop, pairs for DPO and D3PO.
 SETTINGS: dict[str, Setting] = {
     "ddpo": Setting(DDPO()),
     "dpok": Setting(DPOK()),
-    "backprop": Setting(Backprop(), {"rounds": 150, "epochs": 1, "rows": 512}),
-    "adjoint": Setting(AdjointMatching(decay=0.9)),
-    "dpo": Setting(DPO(draws=None, walks=True), {"rows": 256}),
+    "backprop": Setting(Backprop(), {"epochs": 1, "rows": 512}),
+    "adjoint": Setting(AdjointMatching(decay=0.9), {"epochs": 1}),
+    # What is known of the reward is what 10⁴ bits tell: a wide network and a low rate, once over fresh walks of each pair.
+    "dpo": Setting(DPO(draws=None, walks=True), {"epochs": 1, "rows": 250, "lr": 1.5e-3}, width=256, depth=4),
     "d3po": Setting(D3PO(level="walk"), {"rows": 64}),
 }
 FREE = ("guided", "best_of_n", "smc_steering")
@@ -168,15 +183,13 @@ class Bench:
     def _trained(self, setting: Setting, on_round: Callable[[FineTuner, dict[str, float]], None] | None) -> Found:
         reward, mdp = self.counted()
         torch.manual_seed(self.seed)
-        network = networks.MLP(self.like.shape[-1], WIDTH, DEPTH).to(self.like)
+        network = networks.MLP(self.like.shape[-1], setting.width, setting.depth).to(self.like)
         core, method = corrected(mdp.chain.core, network), setting.method
         tuned: list[Diffusion] = []
 
         def train() -> None:
             own = method.on(self.pairs(reward)) if isinstance(method, DPO) else method
-            options = self.size.config | setting.config
-            if "rounds" in setting.config:
-                options["rounds"] = max(1, round(self.size.share * setting.config["rounds"]))
+            options = self.size.config | setting.config | self.size.own.get(method.name, {})
             config = FineTuneConfig(**options, seed=self.seed, log_every=1)
             # Pairs are all that DPO is told: a reward in its process would be asked for the log alone.
             process = DenoisingMDP(mdp.chain, beta=mdp.beta) if isinstance(method, DPO) else mdp
