@@ -27,11 +27,11 @@ MUTANTS_METHODS: tuple[Mutant, ...] = (
     Mutant("correction by σ̄", TRAINABLE, "right_expand(torch.sigmoid(-level.log_snr), xt)", "right_expand(torch.sigmoid(-level.log_snr).sqrt(), xt)"),
     Mutant("correction by the signal", TRAINABLE, "torch.sigmoid(-level.log_snr)", "torch.sigmoid(level.log_snr)"),
     # -- policy gradients
-    Mutant("the surrogate rises", GRADIENTS, "return -advantage * log_rho", "return advantage * log_rho"),
+    Mutant("the surrogate rises", GRADIENTS, "return -advantage * log_rho.exp()", "return advantage * log_rho.exp()"),
     Mutant("ratio to the reference", GRADIENTS, " - log_ratio(taken.control, taken.action)", ""),
-    Mutant("PPO takes the better of the two", GRADIENTS, "-torch.minimum(whole,", "-torch.maximum(whole,"),
+    Mutant("PPO takes the better of the two", GRADIENTS, "torch.where(advantage < 0, log_rho", "torch.where(advantage > 0, log_rho"),
     Mutant("clip in nats, whatever D", GRADIENTS, "reach = clip * control[0].numel()", "reach = clip"),
-    Mutant("clip of the ratio's excess", GRADIENTS, "log_rho.clamp(-reach, reach).exp()", "log_rho.exp().clamp(1 - reach, 1 + reach)"),
+    Mutant("clip of moves that come back", GRADIENTS, "log_rho.clamp(max=reach))", "log_rho.clamp(-reach, reach))"),
     Mutant("DDPO: a mean over steps", GRADIENTS, "return self.policy.mdp.horizon * each.mean()", "return each.mean()"),
     Mutant("z-scores that are not divided", GRADIENTS, "away / torch.where(spread > 0, spread, torch.ones_like(spread))", "away"),
     Mutant("z-scores with n − 1", GRADIENTS, "away.square()) / count).sqrt()", "away.square()) / (count - 1)).sqrt()"),
@@ -54,7 +54,7 @@ MUTANTS_METHODS: tuple[Mutant, ...] = (
     # -- pairs
     Mutant("DPO prefers the loser", PREFERENCE, "-log_preference(self.policy.mdp.beta * (winner - loser)).mean()", "-log_preference(self.policy.mdp.beta * (loser - winner)).mean()"),
     Mutant("DPO: one step for all", PREFERENCE, "torch.full(k.shape, self.policy.mdp.horizon / m,", "torch.full(k.shape, 1 / m,"),
-    Mutant("DPO: the constant weight's logarithm", PREFERENCE, "return (-2 * log_gain).exp()", "return (-2 * log_gain)"),
+    Mutant("DPO: the constant weight's logarithm", PREFERENCE, "return 2 * (-2 * log_gain).exp()", "return 2 * (-2 * log_gain)"),
     Mutant("DPO: the constant weight of x̂_0", PREFERENCE, " - 0.5 * chain.levels.log_snr[1:]", ""),
     Mutant("DPO: steps crowd at one end", PREFERENCE, "/ m * mdp.horizon", "/ m * mdp.horizon * share"),
     Mutant("DPO: the action to x_0 by σ²", PREFERENCE, "gain * (repeated - at.guess) / at.std, k.shape", "gain * (repeated - at.guess) / at.std**2, k.shape"),

@@ -137,8 +137,8 @@ class DpoAtReference(Beside, Algebraic):
 class DiffusionDpoTerms(Beside, Algebraic):
     """A term of Diffusion-DPO, its factor with it, is Tω(‖ε − ε̂_ref‖² − ‖ε − ε̂_θ‖²), Tω = ½H(SNR_s/SNR_t − 1).
 
-    By the cores' own ε̂ at x_t by hand; with the prior's variance the posterior's share of it; a constant weight is ½ for
-    every step and rule. The steps k are one in each part of the chain. κ: the errors' sizes with their noise.
+    By the cores' own ε̂ at x_t by hand; with the prior's variance the posterior's share of it; a constant weight is one
+    for every step and rule. The steps k are one in each part of the chain. κ: the errors' sizes with their noise.
     """
 
     name = "diffusion-dpo-weight"
@@ -173,7 +173,7 @@ class DiffusionDpoTerms(Beside, Algebraic):
                     )
                     weight = 0.5 * (snr[0] / snr[1] - 1) * share[k - tuned.mdp.last] * many / draws
                     if method.weight == "constant":
-                        weight = torch.full_like(weight, 0.5 / draws)
+                        weight = torch.full_like(weight, 1 / draws)
                     if method.reduction == "mean":
                         weight = weight / case.dim
                     errors = [

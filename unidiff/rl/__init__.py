@@ -19,6 +19,7 @@ from unidiff.rl.methods.preference import D3PO, DPO
 from unidiff.rl.optimum import STARTS, Optimum, SoftValue, linear_optimum
 from unidiff.rl.policy import Policy, Walk
 from unidiff.rl.preferences import Preferences, PreferencesError, bradley_terry, draw_preferences, log_preference
+from unidiff.rl.reachable import Reachable, reachable
 from unidiff.rl.replay import Chains
 from unidiff.rl.resampling import SCHEMES
 from unidiff.rl.rewards import ClassLogProb, WeightedSum, WorldLogProb
@@ -68,6 +69,7 @@ __all__ = [
     "Policy",
     "Preferences",
     "PreferencesError",
+    "Reachable",
     "RewardModel",
     "SoftValue",
     "Spec",
@@ -90,6 +92,7 @@ __all__ = [
     "log_z_interval",
     "merged",
     "path_kl",
+    "reachable",
     "reweighted",
     "smc_steering",
     "trainable",

@@ -160,6 +160,12 @@ class Policy:
         return replace(at, k=at.k.expand(len(at)))
 
     @torch.no_grad()
+    def law(self, state: State) -> Gaussian:
+        """π_θ(x_{t_{k−1}}|x_{t_k}), with the reference's σ: what :func:`unidiff.rl.walk` and ``path_kl`` ask of a policy."""
+        reference, at = seen(self.mdp, self.mdp.chain.beside(state.x), state.x, _step(state), state.condition)
+        return Gaussian(reference.mean + reference.std * self.control(at), reference.log_var)
+
+    @torch.no_grad()
     def walk(
         self,
         n: int,

@@ -15,6 +15,7 @@ W is the reference's own memory.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,16 @@ class CorrectedDenoiser(nn.Module):
         self.event_shape = tuple(reference.event_shape)
         self.num_classes: int | None = getattr(reference, "num_classes", None)
 
+    @property
+    def reference(self) -> DenoiserLike:
+        """What is corrected."""
+        return self._reference[0]
+
     def forward(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
     ) -> Prediction:
         """x̂_θ at ``xt`` ``[B, *E]``; guidance is the reference's, and the correction's condition is given as it is."""
-        before = self._reference[0](xt, level, condition, guidance).x0
+        before = self.reference(xt, level, condition, guidance).x0
         noise = level.log_snr.clamp(-30, 30).to(xt).expand(len(xt))
         change = self.network(xt, noise, condition)
         return Prediction(
@@ -111,13 +117,13 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
     check_count("rank", rank)
     scale = float(rank) if scale is None else float(check_positive("scale", scale))
     shared = {id(p): p for p in core.parameters()}
-    own = copy.deepcopy(core, dict(shared)).eval()
+    own = copy.deepcopy(core, dict(shared))
     generator = torch.Generator().manual_seed(seed)
     for layer in list(own.denoiser.modules()):  # pyright: ignore
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             change = _LowRank(layer.weight, rank, scale, generator)
             parametrize.register_parametrization(layer, "weight", change)
-    return own
+    return own.eval()
 
 
 def trained_parameters(core: Diffusion, reference: Diffusion) -> list[nn.Parameter]:
@@ -132,8 +138,9 @@ def merged(core: Diffusion) -> Diffusion:
     own = copy.deepcopy(core)
     for layer in own.modules():
         if parametrize.is_parametrized(layer, "weight"):
-            # A removal takes the weight from the layer's class, which a copy has in common with what it was copied from.
-            kind = type(layer)
-            layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            # Torch takes the property off the class, which all copies of a layer share: this one gets a class of its own.
+            shared = type(layer)
+            own_class: Any = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+            layer.__class__ = own_class
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return own

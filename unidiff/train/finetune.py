@@ -12,87 +12,28 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_count, check_name, check_positive, check_seed, check_type
+from unidiff.core.boundary import check_condition, check_name, check_type
 from unidiff.core.diffusion import Diffusion
 from unidiff.rl.mdp import DenoisingMDP
+from unidiff.rl.methods.gradients import figures
 from unidiff.rl.methods.method import Method
 from unidiff.rl.policy import Policy
 from unidiff.rl.trainable import trained_parameters
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.average import Average
-from unidiff.train.config import Decay
+from unidiff.train.finetune_config import FineTuneConfig
 from unidiff.train.finetune_state import collect, restore
 from unidiff.train.interrupt import held
 from unidiff.train.journal import Journal
 from unidiff.train.pace import ema_decay, rate
 
 OnRound = Callable[["FineTuner", dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """The options of a fine-tuning run, whatever its method.
-
-    Attributes:
-        rounds: how often experience is gathered.
-        chains: chains (or pairs) a round.
-        epochs: passes over a round's rows.
-        rows: rows of a minibatch: decisions, chains or pairs, as the method has them.
-        accumulate: minibatches whose gradients make one step.
-        lr: AdamW's peak rate.
-        value_lr: the rate of what the method learns besides, a value; not decayed.
-        warmup: rounds of linear warm-up.
-        decay: "cosine" to zero over the rounds, or "constant".
-        weight_decay: AdamW's.
-        ema: decay a step of the parameters' average, in [0, 1).
-        clip: largest gradient norm.
-        condition: a class, "random" for one a chain drawn evenly, or None.
-        seed: of all that is random; below 2⁶³.
-        log_every: rounds between two lines of the log.
-        checkpoint_every: rounds between two checkpoints.
-        out: folder for the checkpoint and the log; None writes nothing.
-
-    Raises:
-        TypeError, ValueError: naming the option.
-    """
-
-    rounds: int = 200
-    chains: int = 512
-    epochs: int = 1
-    rows: int = 2048
-    accumulate: int = 1
-    lr: float = 1e-3
-    value_lr: float = 3e-3
-    warmup: int = 0
-    decay: Decay = "cosine"
-    weight_decay: float = 0.0
-    ema: float = 0.99
-    clip: float = 1.0
-    condition: int | Literal["random"] | None = None
-    seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 50
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "chains", "epochs", "rows", "accumulate", "log_every", "checkpoint_every"):
-            check_count(name, getattr(self, name))
-        check_count("warmup", self.warmup, 0)
-        check_seed(self.seed)
-        for name in ("lr", "value_lr", "clip"):
-            check_positive(name, getattr(self, name))
-        check_name("decay", self.decay, ("cosine", "constant"))
-        if not 0.0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
 
 class FineTuner:
@@ -126,7 +67,10 @@ class FineTuner:
         self.config = FineTuneConfig() if config is None else config
         check_type("config", self.config, FineTuneConfig)
         self.policy, self.method, self.clock = Policy(mdp, core), method, clock
-        self.learner = method.learner(self.policy)
+        # A value's first parameters are of the seed too; torch's default generator is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.config.seed)
+            self.learner = method.learner(self.policy)
         self.trained = trained_parameters(core, mdp.chain.core)
         if not self.trained:
             raise ValueError("core must have parameters of its own to train: all of them are the reference's")
@@ -210,7 +154,8 @@ class FineTuner:
         config = self.config
         lr = rate(config, self.round, self.round / config.rounds)
         self.optimizer.param_groups[0]["lr"] = lr
-        experience, told = self.learner.gather(config.chains, self.generator, self._condition())
+        labels = None if self.learner.condition is not None else self._condition(self.generator)
+        experience, told = self.learner.gather(config.chains, self.generator, labels)
         for _ in range(config.epochs):
             order = torch.randperm(len(experience), generator=self.generator, device=self.device)
             batches = order.split(config.rows)
@@ -248,26 +193,40 @@ class FineTuner:
     def _line(self) -> dict[str, float]:
         means = {name: sum(values) / len(values) for name, values in self.window.items()}
         self.window.clear()
+        if "kl" not in means:
+            means |= self._looked()
         return {"step": self.round, **means, "seconds": round(self.elapsed, 3)}
+
+    def _looked(self) -> dict[str, float]:
+        """Reward and KL of a method that walks nowhere, by a noise of their own: logging changes no bit of the run."""
+        generator = torch.Generator(self.device).manual_seed((self.config.seed + self.round) % 2**63)
+        walk = self.policy.walk(self.config.chains, generator, self._condition(generator))
+        told = {name: float(v) for name, v in figures(walk).items()}
+        return told if self.policy.mdp.reward is not None else {"kl": told["kl"]}
 
     def _classes(self) -> int | None:
         known = getattr(self.policy.mdp.chain.core.denoiser, "num_classes", None)
-        wanted = self.config.condition
+        wanted, own = self.config.condition, self.learner.condition
         if wanted is None:
+            labels = None if own is None else own[:1]
+            check_condition(labels, self.policy.mdp.guidance, 1, known)
             return None
         if known is None:
             raise ValueError(f"condition needs a core with classes, got {wanted!r} for one without")
-        integer = isinstance(wanted, int) and not isinstance(wanted, bool)
-        if wanted != "random" and not (integer and 0 <= wanted < known):
+        if own is not None:
+            raise ValueError(f"condition must be left out where the pairs have their own, got {wanted!r}")
+        if wanted != "random" and wanted >= known:
             raise ValueError(f"condition must be a class in 0 … {known - 1} or 'random', got {wanted!r}")
         return known
 
-    def _condition(self) -> Tensor | None:
-        wanted, n = self.config.condition, self.config.chains
+    def _condition(self, generator: torch.Generator) -> Tensor | None:
+        wanted, n, own = self.config.condition, self.config.chains, self.learner.condition
+        if own is not None:
+            return own[torch.randint(len(own), (n,), generator=generator, device=self.device)]
         if wanted is None or self.classes is None:
             return None
         if wanted == "random":
-            return torch.randint(self.classes, (n,), generator=self.generator, device=self.device)
+            return torch.randint(self.classes, (n,), generator=generator, device=self.device)
         return torch.full((n,), wanted, device=self.device)
 
     def save(self, path: str | Path) -> Path:

@@ -1,25 +1,30 @@
-"""The whole state of a fine-tuning run as a checkpoint, and back. A network's core can be loaded from it as from any other.
+"""The whole state of a fine-tuning run as a checkpoint, and back.
 
-Tensors: ``parameters.*`` and ``ema.*`` of the core with its low-rank changes added in, where it can be described;
+Tensors: ``parameters.*``, ``world.*`` and ``ema.*`` of the core with its low-rank changes added in, where it can be
+described (:func:`unidiff.train.build.describe`), so that :func:`unidiff.train.load_core` loads it as any other;
 ``tuned.*`` (what is trained), ``tuned_ema.*``, ``besides.*`` (a value), ``optimizer.*``, ``random.generator``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.rl.mdp import DenoisingMDP
 from unidiff.rl.methods.method import Method
+from unidiff.rl.methods.preference import OnPairs
 from unidiff.rl.trainable import merged
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import describe
 from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, one_line
+from unidiff.train.digest import digest
+from unidiff.train.exact import kind_of, tensors_of
+from unidiff.train.finetune_config import FineTuneConfig
 from unidiff.train.state import moments_of
 
 if TYPE_CHECKING:
@@ -28,13 +33,13 @@ if TYPE_CHECKING:
 
 def collect(tuner: FineTuner) -> Checkpoint:
     """The state of ``tuner`` between two rounds."""
-    core, about = tuner.policy.core, dict[str, Any]()
-    tensors: dict[str, Tensor] = {}
-    if isinstance(core.denoiser, Denoiser):
-        whole = merged(core)
+    about, tensors = dict[str, Any](), dict[str, Tensor]()
+    # A core that cannot be described can be trained all the same, and its run resumed.
+    with contextlib.suppress(ValueError):
+        whole = merged(tuner.policy.core)
         about["core"] = describe(whole)
-        tensors |= checkpoints.parameters(whole)
-        averaged = checkpoints.network_of(merged(tuner.averaged))
+        tensors |= checkpoints.tensors_of_core(whole)
+        averaged = checkpoints.averaged_of(merged(tuner.averaged))
         tensors |= {f"ema.{name}": t for name, t in averaged.state_dict().items()}
     tensors |= {f"tuned.{i}": p for i, p in enumerate(tuner.trained)}
     tensors |= {f"tuned_ema.{name}": t for name, t in tuner.ema.module.named_parameters()}
@@ -47,6 +52,7 @@ def collect(tuner: FineTuner) -> Checkpoint:
         "finetune": dataclasses.asdict(tuner.config),
         "process": describe_process(tuner.policy.mdp),
         "method": describe_method(tuner.method),
+        "reference": fingerprint(tuner.policy.mdp),
         "progress": {
             "round": tuner.round, "step": tuner.step, "elapsed": tuner.elapsed,
             "window": tuner.window, "slots": sorted(moments),
@@ -65,20 +71,22 @@ def restore(
     changes: dict[str, Any],
 ) -> FineTuner:
     """The tuner that ``kept`` was taken from; ``make`` builds one. Errors as :meth:`unidiff.train.FineTuner.resume`."""
-    from unidiff.train.finetune import FineTuneConfig
-
     try:
         config = FineTuneConfig(**kept.about["finetune"])
-        progress, process, way = (kept.about[name] for name in ("progress", "process", "method"))
+        progress, process, way, reference = (
+            kept.about[name] for name in ("progress", "process", "method", "reference")
+        )
     except MISFITS as error:
         raise CheckpointError(f"{path} holds no fine-tuning run to resume: {one_line(error)}") from error
     for name, own, theirs in (
         ("mdp", describe_process(mdp), process),
         ("method", describe_method(method), way),
     ):
-        for key, value in theirs.items():
+        for key, value in sorted(theirs.items(), key=lambda item: (item[0] != "name", item[0])):
             if own.get(key) != value:
                 raise ValueError(f"{name} must be the run's: its {key} is {value!r}, got {own.get(key)!r}")
+    if fingerprint(mdp) != reference:
+        raise ValueError("mdp must be the run's: the parameters of its reference are others")
     tuner: FineTuner = make(mdp, core, method, dataclasses.replace(config, **changes))
     try:
         for i, parameter in enumerate(tuner.trained):
@@ -116,8 +124,22 @@ def describe_process(mdp: DenoisingMDP) -> dict[str, Any]:
 
 
 def describe_method(method: Method) -> dict[str, Any]:
-    """A method's name and options, JSON-ready; data are not told."""
-    return {"name": method.name, **method.options_told()}
+    """A method's name and options, JSON-ready; of its pairs, if it has any, a digest."""
+    told = {"name": method.name, **method.options_told()}
+    if isinstance(method, OnPairs):
+        pairs = method.pairs
+        named = {"winner": pairs.winner, "loser": pairs.loser, "condition": pairs.condition}
+        told["digest of the pairs"] = digest({name: t for name, t in named.items() if t is not None})
+    return told
+
+
+def fingerprint(mdp: DenoisingMDP) -> str:
+    """A digest of the reference's tensors, of its network or of the world that it is exact for."""
+    core = mdp.chain.core
+    own = dict(core.state_dict())
+    if kind_of(core.denoiser) is not None:
+        own |= tensors_of(core.denoiser.world)  # pyright: ignore[reportAttributeAccessIssue]
+    return digest(own)
 
 
 def _put(parameter: Tensor, value: Tensor) -> None:

@@ -58,11 +58,11 @@ def surrogate(control: Tensor, taken: Taken, advantage: Tensor, estimator: Estim
     log_rho = log_ratio(control, taken.action) - log_ratio(taken.control, taken.action)
     if estimator == "score":
         return -advantage * log_rho
-    whole = log_rho.exp() * advantage
-    if clip is None:
-        return -whole
-    reach = clip * control[0].numel()
-    return -torch.minimum(whole, log_rho.clamp(-reach, reach).exp() * advantage)
+    if clip is not None:
+        # Which of the two is less follows from the sign of A; chosen after exp, a ρ that overflows makes the gradient NaN.
+        reach = clip * control[0].numel()
+        log_rho = torch.where(advantage < 0, log_rho.clamp(min=-reach), log_rho.clamp(max=reach))
+    return -advantage * log_rho.exp()
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,11 @@ def z_scores(reward: Tensor, condition: Tensor | None) -> Tensor:
     labels = torch.zeros(len(reward), dtype=torch.long, device=reward.device) if condition is None else condition
     _, group = torch.unique(labels, return_inverse=True)
     count = torch.bincount(group).to(reward)
-    # From the group's least on: rewards that are all alike are 0 each, where their mean would be off by its rounding.
-    above = reward - torch.full_like(count, torch.inf).scatter_reduce_(0, group, reward, "amin")[group]
-    away = above - (torch.zeros_like(count).index_add_(0, group, above) / count)[group]
+    # Above the group's least first: the mean of equal numbers is not one of them in floating point, and z would be ±1.
+    least = torch.zeros_like(count).scatter_reduce_(0, group, reward, "amin", include_self=False)
+    above = reward - least[group]
+    mean = torch.zeros_like(count).index_add_(0, group, above) / count
+    away = above - mean[group]
     spread = (torch.zeros_like(count).index_add_(0, group, away.square()) / count).sqrt()[group]
     return away / torch.where(spread > 0, spread, torch.ones_like(spread))
 

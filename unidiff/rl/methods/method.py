@@ -24,9 +24,11 @@ class Learner(ABC, Generic[R]):
     Attributes:
         policy: whose core is trained.
         module: what the method learns besides, a value say; None for nothing.
+        condition: labels that its data have, ``[P]``; None where the loop says them.
     """
 
     module: nn.Module | None = None
+    condition: Tensor | None = None
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

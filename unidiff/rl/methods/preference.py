@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_flag, check_name, right_expand
+from unidiff.core.boundary import check_condition, check_count, check_flag, check_name, right_expand
 from unidiff.core.ladder import draw_ladder
 from unidiff.rl.methods.adjoint import check_fixed_variance
 from unidiff.rl.methods.gradients import figures
@@ -114,11 +114,18 @@ class OnPairs(Method):
         return {**self.options.options_told(), "pairs": len(self.pairs.winner)}
 
     def learner(self, policy: Policy) -> Learner[Compared]:
-        """What runs. Raises ValueError: β = 0, pairs of another shape, a constant weight where variance depends on x."""
+        """What runs.
+
+        Raises:
+            ValueError: β = 0, pairs of another shape or of classes that the core has not, a constant weight where the
+                variance depends on x.
+        """
         self.check_temperature(policy)
         expected = list(policy.core.event_shape)
         if list(self.pairs.winner.shape[1:]) != expected:
             raise ValueError(f"pairs must be of data of shape {expected}, got {list(self.pairs.winner.shape[1:])}")
+        known = getattr(policy.core.denoiser, "num_classes", None)
+        check_condition(self.pairs.condition, 1.0, len(self.pairs), known)
         if self.options.weight == "constant":
             check_fixed_variance(policy.mdp, "weight 'constant'")
         return _Offline(self.options, self.pairs, policy)
@@ -181,7 +188,7 @@ class _Offline(Learner[Compared]):
         every = torch.arange(1, chain.steps + 1, device=k.device)
         log_var = chain.log_var(like.expand(chain.steps), every, chain.levels[every], None)
         log_gain = chain.table.on_x0.log() - 0.5 * log_var - 0.5 * chain.levels.log_snr[1:]
-        return (-2 * log_gain).exp()[k - 1] / m
+        return 2 * (-2 * log_gain).exp()[k - 1] / m
 
 
 def noised(policy: Policy, x0: Tensor, noise: Tensor, k: Tensor, condition: Tensor | None) -> Taken:
