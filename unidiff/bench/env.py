@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from unidiff.bench.step import floor, milliseconds
-from unidiff.bench.timing import seconds
+from unidiff.bench.timing import medians
 from unidiff.core import networks
 from unidiff.core.boundary import check_device
 from unidiff.core.denoiser import Denoiser
@@ -52,10 +52,10 @@ def first(x0: Tensor) -> Tensor:
     return x0[:, 0]
 
 
-def network(seed: int = 0) -> Diffusion:
-    """A perceptron on the plane, of width 256, whose weights are drawn."""
+def network(seed: int = 0, width: int = 256) -> Diffusion:
+    """A perceptron on the plane whose weights are drawn."""
     torch.manual_seed(seed)
-    module = networks.MLP(2, width=256, depth=3)
+    module = networks.MLP(2, width=width, depth=3)
     torch.nn.init.normal_(module.last.weight, std=0.02)
     return Diffusion(Schedule.cosine(), Denoiser(module, (2,), "v")).eval()
 
@@ -102,12 +102,7 @@ def beside_sync(core: Diffusion, chains: int = CHAINS, steps: int = STEPS, **opt
             "sync": lambda: episode(single, actions, 8), "ours": lambda: episode(many, actions, 8),
             "forward": lambda: core.predict(x, 0.5).x0,
         }  # fmt: skip
-        times: dict[str, list[float]] = {name: [] for name in works}
-        for run in range(RUNS):
-            for name, work in works.items():
-                if name != "sync" or run < SLOW_RUNS:
-                    times[name].append(seconds(work, cpu))
-    found = {name: statistics.median(column) / chains for name, column in times.items()}
+        found = {name: value / chains for name, value in medians(works, cpu, RUNS, SLOW_RUNS).items()}
     each = len(actions)
     return {"sync": found["sync"] / each, "ours": found["ours"] / each, "forward": found["forward"], "off": off}
 

@@ -99,13 +99,19 @@ class Denoiser(nn.Module):
         self.num_classes = num_classes
 
     def forward(
-        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
+        self,
+        xt: Tensor,
+        level: NoiseLevel,
+        condition: Tensor | None = None,
+        guidance: float = 1.0,
+        embedding: Tensor | None = None,
     ) -> Prediction:
         """The prediction at ``xt`` ``[B, *E]``; ``guidance`` 1 is the plain conditional model, 0 the unconditional.
 
-        The level is trusted (this runs inside loops): :meth:`unidiff.core.diffusion.Diffusion.predict` checks.
+        The level is trusted (this runs inside loops): :meth:`unidiff.core.diffusion.Diffusion.predict` checks. So is its
+        ``embedding``, ``[B, ·]`` or ``[1, ·]``, if it is known already (:meth:`embed`).
         """
-        output, fraction = self.evaluate(xt, level, condition, guidance)
+        output, fraction = self.evaluate(xt, level, condition, guidance, embedding)
         if self.preconditioning == "none":
             return Prediction(xt, level, {self.prediction: output}, fraction, guarded=False)
         skip, out = self.x0_coefficients(level)

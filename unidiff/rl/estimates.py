@@ -118,7 +118,7 @@ def _walk(
             kl += own.kl(law).to(torch.float64)
             x = (own.mean - law.mean) / law.std + own.std / law.std * x
         outcome = mdp.step(state, x if mdp.action == "residual" else law.mean + law.std * x, law)
-        earned += (outcome.reward + outcome.charge).to(torch.float64)
+        earned += outcome.paid.to(torch.float64)
         state = outcome.state
     return earned, kl
 

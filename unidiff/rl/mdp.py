@@ -21,10 +21,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unidiff.core.boundary import check_alike, check_count, check_floating, check_name, check_not_negative, check_type
 from unidiff.core.chain import ReverseChain, Step
+from unidiff.core.denoiser import Denoiser, DenoiserLike
 from unidiff.core.gaussian import Gaussian
+from unidiff.core.ladder import embed_steps
 from unidiff.core.prediction import Prediction
 
 Action = Literal["residual", "state"]
@@ -56,15 +59,20 @@ class Outcome:
 
     Attributes:
         state: the next one; the data themselves, x_{t_0}, where the chains have ended.
-        reward: ``[B]``, less the charge.
+        paid: what the step earned, without the charge (a charge may be so large that it swallows this), ``[B]``.
         charge: ½β‖a‖², ``[B]``, in units of reward.
         done: whether the chains have ended, all together.
     """
 
     state: State
-    reward: Tensor
+    paid: Tensor
     charge: Tensor
     done: bool
+
+    @property
+    def reward(self) -> Tensor:
+        """What was paid, less the charge, ``[B]``."""
+        return self.paid - self.charge
 
 
 class DenoisingMDP:
@@ -156,7 +164,7 @@ class DenoisingMDP:
         done = after.k < self.last
         if done and after.k:
             after = State(self.reference(after).mean, 0, after.condition)
-        earned = -charge
+        earned = torch.zeros_like(charge)
         if self.step_reward is not None:
             times = self.chain.grid.times
             paid = self.step_reward(state.x, x, float(times[state.k]), float(times[state.k - 1]))
@@ -188,12 +196,31 @@ def guess(chain: ReverseChain, state: State, guidance: float = 1.0) -> Predictio
 
 def guess_at(chain: ReverseChain, x: Tensor, k: Step, condition: Tensor | None, guidance: float = 1.0) -> Prediction:
     """:func:`guess` of x_{t_k}, for k as :meth:`~unidiff.core.chain.ReverseChain.kernel` takes it."""
-    return chain.core.denoiser(x, chain.levels[k].to(x), condition, guidance)
+    return ask(chain.core.denoiser, chain, x, k, condition, guidance)
+
+
+def ask(
+    denoiser: DenoiserLike, chain: ReverseChain, x: Tensor, k: Step, condition: Tensor | None, guidance: float
+) -> Prediction:
+    """What any denoiser says of x_{t_k} on a chain's grid; k is one, or a tensor ``[1]`` or ``[B]`` beside ``x``."""
+    level = chain.levels[k].to(x)
+    # Many rows share few levels, and each is embedded once.
+    many = isinstance(k, Tensor) and len(k) >= chain.steps and isinstance(denoiser, Denoiser)
+    known = embed_steps(chain, x, denoiser) if many else None
+    if known is None:
+        return denoiser(x, level, condition, guidance)
+    # The gradient of embedding() is the same bits each time, also on a GPU; that of an index is not.
+    return denoiser(x, level, condition, guidance, functional.embedding(k - 1, known))  # pyright: ignore
 
 
 def decodes(chain: ReverseChain) -> bool:
     """Whether the chain's last step is without noise."""
     return bool(torch.isneginf(chain.table.log_posterior_var[0]))
+
+
+def fixed_variance(chain: ReverseChain) -> bool:
+    """Whether the variance of a step is that of its times, whatever the state."""
+    return chain.variance in ("posterior", "prior") or (chain.variance == "optimal" and chain.x0_variance is not None)
 
 
 def one_each(name: str, value: Tensor, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ with sums over the D numbers of a datum, never means. The noiseless last step is
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -23,7 +23,11 @@ from unidiff.core.boundary import check_alike, check_count, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
-from unidiff.rl.mdp import DenoisingMDP, State, guess_at
+from unidiff.rl.mdp import DenoisingMDP, State, ask, fixed_variance, guess_at
+from unidiff.rl.trainable import CorrectedDenoiser
+
+if TYPE_CHECKING:
+    from unidiff.rl.replay import Chains
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +126,14 @@ class Policy:
     Args:
         mdp: the process, whose actions are residuals; its chain is the reference.
         core: what is trained, a core under the reference's schedule.
+        graph: whether walks are captured and replayed; None captures on a GPU, True makes another device an error.
 
     Raises:
         TypeError: mdp is none, core is none.
         ValueError: actions that are states, data of another shape, another schedule on the grid.
     """
 
-    def __init__(self, mdp: DenoisingMDP, core: Diffusion) -> None:
+    def __init__(self, mdp: DenoisingMDP, core: Diffusion, graph: bool | None = None) -> None:
         check_type("mdp", mdp, DenoisingMDP)
         check_type("core", core, Diffusion)
         if mdp.action != "residual":
@@ -143,15 +148,22 @@ class Policy:
         if not torch.equal(own.log_snr, reference.levels.log_snr) or not torch.equal(own.alpha, reference.levels.alpha):
             raise ValueError("core must have the reference's schedule: its levels on the chain's grid are others")
         core.check_levels(own.alpha[1:])
-        self.mdp, self.core = mdp, core
+        self.mdp, self.core, self.graph = mdp, core, graph
+        self._chains: tuple[object, Chains] | None = None
 
     def control(self, decisions: Decisions) -> Tensor:
         """u_θ of each row, ``[R, *E]``, differentiable in θ; arguments are trusted. k ``[1]`` is of all rows."""
-        chain = self.mdp.chain.beside(decisions.x)
-        level = chain.levels[decisions.k].to(decisions.x)
-        own = self.core.denoiser(decisions.x, level, decisions.condition, self.mdp.guidance)
-        gain = chain.row(chain.table.on_x0, decisions.k, decisions.x)
-        return gain * (own.x0 - decisions.guess) / decisions.std
+        x, k, reference = decisions.x, decisions.k, self.mdp.chain
+        chain, denoiser = reference.beside(x), self.core.denoiser
+        if isinstance(denoiser, CorrectedDenoiser) and denoiser.reference is reference.core.denoiser:
+            return self.departure(denoiser.change(x, chain.levels[k].to(x), decisions.condition), decisions.std, k)
+        own = ask(denoiser, chain, x, k, decisions.condition, self.mdp.guidance).x0
+        return self.departure(own - decisions.guess, decisions.std, k)
+
+    def departure(self, change: Tensor, std: Tensor, k: Tensor) -> Tensor:
+        """u for x̂_θ − x̂_ref = ``change`` at steps k, one for each row or one for all."""
+        chain = self.mdp.chain.beside(change)
+        return chain.row(chain.table.on_x0, k, change) * change / std
 
     @torch.no_grad()
     def look(self, state: State) -> Decisions:
@@ -181,24 +193,21 @@ class Policy:
             TypeError, ValueError, FloatingPointError: as :meth:`~unidiff.rl.DenoisingMDP.start` and ``step``; start of
                 another shape, dtype or device; a control that is not finite, with the step.
         """
-        mdp = self.mdp
-        state = mdp.start(check_count("n", n), generator, condition, self.like if like is None else like)
-        if start is not None:
-            check_alike(start=start, like=state.x)
-            state = State(start, state.k, state.condition)
-        chain = mdp.chain.beside(state.x)
-        kept: list[tuple[Tensor, ...]] = []
-        for _ in range(mdp.horizon):
-            law, at = seen(mdp, chain, state.x, _step(state), state.condition)
-            control = self.control(at)
-            if not bool(torch.isfinite(control).all()):
-                raise FloatingPointError(f"the policy's control is not finite at step {state.k} of {mdp.chain.steps}")
-            noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
-            outcome = mdp.step(state, control + noise, law)
-            kept.append((at.x, at.k[0], at.guess, at.std, control + noise, control, outcome.reward + outcome.charge))
-            state = outcome.state
-        x, k, known, std, action, control, paid = (torch.stack(column) for column in zip(*kept, strict=True))
-        return Walk(x, k, known, std, action, control, paid, state.x, state.condition)
+        from unidiff.rl.replay import Chains
+        from unidiff.rl.walking import walk_ahead
+
+        like = self.like if like is None else like
+        graph = like.is_cuda if self.graph is None else self.graph
+        if not graph and fixed_variance(self.mdp.chain) and not isinstance(self.core.denoiser, CorrectedDenoiser):
+            state = self.mdp.start(check_count("n", n), generator, condition, like)
+            if start is not None:
+                check_alike(start=start, like=state.x)
+                state = State(start, state.k, state.condition)
+            return walk_ahead(self, state, generator)
+        key = n, like.dtype, like.device, self.core.training
+        if self._chains is None or self._chains[0] != key:
+            self._chains = key, Chains(self.mdp, n, self.control, like=like, graph=graph)
+        return self._chains[1].walk(generator, condition, start=start)
 
     @property
     def like(self) -> Tensor:
@@ -226,6 +235,14 @@ def seen(
     prediction = guess_at(chain, x, k, condition, mdp.guidance)
     law = chain.kernel(x, k, prediction)
     return law, Decisions(x, k, prediction.x0, law.std.expand_as(x), condition)
+
+
+def check_control(control: Tensor, steps: int) -> None:
+    """Refuse controls ``[H, n, *E]``, the first at step N = ``steps``, that are not finite. Raises FloatingPointError."""
+    lost = ~torch.isfinite(control).flatten(1).all(1)
+    if bool(lost.any()):
+        step = steps - int(lost.nonzero()[0])
+        raise FloatingPointError(f"the policy's control is not finite at step {step} of {steps}")
 
 
 def log_ratio(control: Tensor, action: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from unidiff.core.boundary import check_alike, check_count, check_generator, che
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.replay import Replay, lent, recorded
 from unidiff.rl.mdp import DenoisingMDP, Outcome, State, checked
-from unidiff.rl.policy import Decisions, Walk, seen
+from unidiff.rl.policy import Decisions, Walk, check_control, seen
 
 Control = Callable[[Decisions], Tensor]
 """u of a policy N(u, I) in whitened actions: decisions ``[n]``, whose k ``[1]`` is of all, to ``[n, *E]``."""
@@ -140,22 +140,12 @@ class Chains:
             for h in range(mdp.horizon):
                 self._run(self._draw)
                 if h == mdp.horizon - 1:
-                    self._look()
-                outcome = self._landed(self._columns[0][h])
-                paid.append(outcome.reward + outcome.charge)
+                    check_control(self._columns[4], mdp.chain.steps)  # once: on a GPU looking waits
+                paid.append(self._landed(self._columns[0][h]).paid)
         k = torch.arange(mdp.chain.steps, mdp.last - 1, -1, device=self.x.device)
         labels = None if self._condition is None else self._condition.clone()
         x, known, std, action, control = (v.clone() for v in self._columns)
         return Walk(x, k, known, std, action, control, torch.stack(paid), self.x.clone(), labels)
-
-    def _look(self) -> None:
-        """Once, when the last decision is taken: on a GPU looking waits."""
-        lost = ~torch.isfinite(self._columns[4]).flatten(1).all(1)
-        if bool(lost.any()):
-            steps = self.mdp.chain.steps
-            raise FloatingPointError(
-                f"the policy's control is not finite at step {steps - int(lost.nonzero()[0])} of {steps}"
-            )
 
     def _decide(self) -> None:
         law = seen(self.mdp, self._chain, self.x, self._k, self._condition)[0] if self.mdp.asks else None
@@ -196,7 +186,7 @@ class Chains:
         """What was earned by the decision just taken from ``before``, and the noiseless step after the last."""
         mdp, times = self.mdp, self.mdp.chain.grid.times
         self._left -= 1
-        earned = -self._charge
+        earned = torch.zeros_like(self._charge)
         if mdp.step_reward is not None:
             assert before is not None
             paid = mdp.step_reward(before, self.x, float(times[self._left + 1]), float(times[self._left]))

@@ -58,11 +58,12 @@ class CorrectedDenoiser(nn.Module):
     ) -> Prediction:
         """x̂_θ at ``xt`` ``[B, *E]``; guidance is the reference's, and the correction's condition is given as it is."""
         before = self.reference(xt, level, condition, guidance).x0
+        return Prediction(xt, level, {"x0": before + self.change(xt, level, condition)}, guarded=False)
+
+    def change(self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None) -> Tensor:
+        """x̂_θ − x̂_ref = σ̄² F at ``xt``, ``[B, *E]``: the reference is not asked."""
         noise = level.log_snr.clamp(-30, 30).to(xt).expand(len(xt))
-        change = self.network(xt, noise, condition)
-        return Prediction(
-            xt, level, {"x0": before + right_expand(torch.sigmoid(-level.log_snr), xt) * change}, guarded=False
-        )
+        return right_expand(torch.sigmoid(-level.log_snr), xt) * self.network(xt, noise, condition)
 
 
 def corrected(core: Diffusion, network: nn.Module) -> Diffusion:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_share
-from unidiff.rl.mdp import DenoisingMDP, State, checked, guess
+from unidiff.rl.mdp import DenoisingMDP, State, checked, fixed_variance, guess
 from unidiff.rl.methods.gradients import figures
 from unidiff.rl.methods.method import Learner, Method
 from unidiff.rl.policy import Decisions, Policy, Rows, Walk
@@ -140,7 +140,7 @@ def pulled_back(mdp: DenoisingMDP, x: Tensor, k: int, condition: Tensor | None, 
 def check_fixed_variance(mdp: DenoisingMDP, name: str) -> None:
     """Refuse a reference whose variance moves with the state. Raises ValueError with the cure."""
     chain = mdp.chain
-    if chain.variance == "learned" or (chain.variance == "optimal" and chain.x0_variance is None):
+    if not fixed_variance(chain):
         raise ValueError(
             f"mdp must have a chain of fixed variance for {name}, got the rule {chain.variance!r}, which depends on the "
             "state; take 'prior' (memoryless), 'posterior', or 'optimal' with a table x0_variance"
