@@ -207,10 +207,14 @@ def test_only_a_core_on_the_chain_of_residuals_is_a_policy() -> None:
             Policy(mdp, core).walk(n)  # pyright: ignore
 
 
-def test_a_schedule_that_differs_by_convention_alone_is_another() -> None:
+def test_a_schedule_that_differs_by_convention_or_by_noise_alone_is_another() -> None:
     mdp = process()
     with pytest.raises(ValueError, match="core must have the reference's schedule"):
         Policy(mdp, ud.Diffusion(mdp.chain.core.schedule.as_ve(), mdp.chain.core.denoiser))
+    # α = 1 for both of these, so that λ alone tells them apart.
+    exploding = process(schedule=ud.Schedule.linear().as_ve())
+    with pytest.raises(ValueError, match="core must have the reference's schedule"):
+        Policy(exploding, ud.Diffusion(ud.Schedule.linear(0.1, 19.0).as_ve(), mdp.chain.core.denoiser))
 
 
 def test_labels_that_nobody_knows_are_refused_at_the_start() -> None:
