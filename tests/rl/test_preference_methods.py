@@ -330,6 +330,16 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         re.escape("pairs must be of data of shape [2], got [3]"),
     ),
+    "classes of a reference without any": (
+        lambda: DPO().on(KNOWN).learner(learned()),
+        ValueError,
+        "condition must be left out: this denoiser takes none",
+    ),
+    "a class that is not known": (
+        lambda: DPO().on(Preferences(PAIRS.winner, PAIRS.loser, LABELS + 2)).learner(moved(process())),
+        ValueError,
+        "condition must lie in 0 … 3",
+    ),
     "constant weight, learned variance": (
         lambda: DPO("constant").on(PAIRS).learner(learned()),
         ValueError,

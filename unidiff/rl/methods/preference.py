@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_flag, check_name, right_expand
+from unidiff.core.boundary import check_condition, check_count, check_flag, check_name, right_expand
 from unidiff.core.ladder import draw_ladder
 from unidiff.rl.methods.adjoint import check_fixed_variance
 from unidiff.rl.methods.gradients import figures
@@ -114,11 +114,19 @@ class OnPairs(Method):
         return {**self.options.options_told(), "pairs": len(self.pairs.winner)}
 
     def learner(self, policy: Policy) -> Learner[Compared]:
-        """What runs. Raises ValueError: β = 0, pairs of another shape, a constant weight where variance depends on x."""
+        """What runs.
+
+        Raises:
+            ValueError: β = 0; pairs of another shape, or of classes that the reference does not know; a constant weight where
+                the variance depends on x.
+        """
         self.check_temperature(policy)
         expected = list(policy.core.event_shape)
         if list(self.pairs.winner.shape[1:]) != expected:
             raise ValueError(f"pairs must be of data of shape {expected}, got {list(self.pairs.winner.shape[1:])}")
+        if self.pairs.condition is not None:
+            classes = getattr(policy.mdp.chain.core.denoiser, "num_classes", None)
+            check_condition(self.pairs.condition, policy.mdp.guidance, len(self.pairs), classes)
         if self.options.weight == "constant":
             check_fixed_variance(policy.mdp, "weight 'constant'")
         return _Offline(self.options, self.pairs, policy)
