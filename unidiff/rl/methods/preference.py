@@ -117,8 +117,8 @@ class OnPairs(Method):
         """What runs.
 
         Raises:
-            ValueError: β = 0; pairs of another shape, or of classes that the reference does not know; a constant weight where
-                the variance depends on x.
+            ValueError: β = 0; pairs of another shape, or of classes that the reference does not know; a constant weight
+                where the variance depends on x.
         """
         self.check_temperature(policy)
         expected = list(policy.core.event_shape)
