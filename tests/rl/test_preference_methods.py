@@ -174,14 +174,14 @@ def test_draws_are_spread_one_in_each_even_part_of_the_chain(count, first) -> No
 @pytest.mark.statistical
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_step_is_drawn_as_often_as_any_other(count) -> None:
-    # 8 steps of 40 000 pairs, each count Binomial or, in strata, less spread: |z| < 5, false alarm 5e-6 in all.
-    # A first or last step of half a share, as by rounding in place of the floor, is z = −0.5√(40000/8/(7/8)) = −38.
+    # 8 steps of 40 000 pairs, each count a sum of Bernoullis, its variance at most its mean: |z| < 5, false alarm 5e-6.
+    # A first or last step of half a share, as by rounding in place of the floor, is z = −0.5√(40000/8) = −35 at one draw.
     mdp = process(first=0.0, steps=9)
     learner = DPO(draws=count).on(PAIRS).learner(moved(mdp))
     k = learner._steps(40_000, seeded(1))  # pyright: ignore
     seen = torch.bincount(k.flatten(), minlength=10)[2:].double()
     share = count / 8
-    z = (seen - 40_000 * share) / (40_000 * share * max(1 - share, 0.1)) ** 0.5
+    z = (seen - 40_000 * share) / (40_000 * share) ** 0.5
     assert len(seen) == 8 and float(z.abs().max()) < 5
 
 
@@ -225,10 +225,11 @@ def test_a_retraced_walk_is_one_path_whose_actions_lead_along_it(first) -> None:
 @pytest.mark.statistical
 def test_a_retraced_walk_is_of_the_forward_process() -> None:
     # x_{t_k} of 20 000 walks from one datum: the mean α x_0 and standard deviation σ of 4 steps and 2 numbers, |z| < 5 each,
-    # false alarm 1e-5 in all; a step mistaken for the next is off by |α_{k} − α_{k+1}| > 0.02 at x_0 of size 1, z > 20.
+    # false alarm 1e-5 in all; a ladder one step off is wrong by α_1 − α_2 > 0.4 σ_1 (asserted) at x_0 of size 1: z > 50.
     mdp = process()
     x0 = torch.tensor([[1.0, -1.0]], dtype=torch.float64).expand(20_000, 2)
     taken = retraced(moved(mdp), x0, draws(9, 5, 20_000, 2), None)
+    assert float((mdp.chain.levels.alpha[1] - mdp.chain.levels.alpha[2]) / mdp.chain.levels.sigma[1]) > 0.4
     level = mdp.chain.levels[taken.at.k[0]]
     away = (taken.at.x - level.alpha[:, None] * x0[:, None]) / level.sigma[:, None]
     assert float((away.mean(0) * 20_000**0.5).abs().max()) < 5
