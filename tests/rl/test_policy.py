@@ -179,12 +179,11 @@ def test_the_reference_is_a_policy_without_control_and_a_walk_is_one_of_the_gene
 @pytest.mark.statistical
 def test_the_mean_log_ratio_of_what_the_policy_does_is_its_kl() -> None:
     # Σ(u·a − ½‖u‖²) − Σ½‖u‖² = Σ u·ξ has mean 0 and variance E Σ‖u‖²: z of 20 000 chains, |z| < 5, false alarm 6e-7.
-    # Actions without the control in them (a = ξ) move the mean by −2 KL: z of −√(2·20000·KL), −150 at the KL > 0.5 asserted.
+    # Actions without the control in them (a = ξ) move the mean by −2 KL: z = −√(2·20000·KL) < −141 at KL > 0.5 (asserted).
     walk = moved(process()).walk(20_000, seeded(5), like=F64)
     log = log_ratio(walk.control.flatten(0, 1), walk.action.flatten(0, 1)).view_as(walk.kl).sum(0)
     gap, kl = log - walk.kl.sum(0), float(walk.kl.sum(0).mean())
     assert kl > 0.5 and abs(float(gap.mean() / gap.std())) * 20_000**0.5 < 5
-    assert float(gap.var()) == pytest.approx(2 * kl, rel=0.1)
 
 
 def test_only_a_core_on_the_chain_of_residuals_is_a_policy() -> None:
@@ -207,10 +206,14 @@ def test_only_a_core_on_the_chain_of_residuals_is_a_policy() -> None:
             Policy(mdp, core).walk(n)  # pyright: ignore
 
 
-def test_a_schedule_that_differs_by_convention_alone_is_another() -> None:
+def test_a_schedule_that_differs_by_convention_or_by_noise_alone_is_another() -> None:
     mdp = process()
     with pytest.raises(ValueError, match="core must have the reference's schedule"):
         Policy(mdp, ud.Diffusion(mdp.chain.core.schedule.as_ve(), mdp.chain.core.denoiser))
+    # α = 1 for both of these, so that λ alone tells them apart.
+    exploding = process(schedule=ud.Schedule.linear().as_ve())
+    with pytest.raises(ValueError, match="core must have the reference's schedule"):
+        Policy(exploding, ud.Diffusion(ud.Schedule.linear(0.1, 19.0).as_ve(), mdp.chain.core.denoiser))
 
 
 def test_labels_that_nobody_knows_are_refused_at_the_start() -> None:
