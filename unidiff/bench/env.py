@@ -41,10 +41,10 @@ from unidiff.rl.vector import DenoiseVectorEnv
 
 CHAINS, STEPS, RUNS, SLOW_RUNS = 4096, 8, 15, 2
 WARM, GPU_RUNS = 3, 9
-KINDS = {"float64": torch.float64, "float32/tf32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS = {"float64": torch.float64, "float32/tf32": torch.float32, "bfloat16": torch.bfloat16, "bfloat16, compiled": torch.bfloat16}
 # Of the largest |x| of an eager episode: the same kernels, some of whose sums a capture may take in another order, which
 # 50 steps of a smooth network carry on; of tf32 and of bfloat16 (autocast, the network alone), 11 and 8 bits.
-TOLERANCE = {"float64": 1e-9, "float32/tf32": 1e-2, "bfloat16": 1e-1}
+TOLERANCE = {"float64": 1e-9, "float32/tf32": 1e-2, "bfloat16": 1e-1, "bfloat16, compiled": 1e-1}
 
 
 def first(x0: Tensor) -> Tensor:
@@ -187,6 +187,9 @@ def on_gpu(console: Console, device: torch.device, batches: tuple[int, ...], ste
             with torch.no_grad():
                 for p in policy.core.parameters():
                     p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)).to(p))
+            if "compiled" in name:
+                compile_body(core)
+                compile_body(policy.core)
             with torch.autocast("cuda", torch.bfloat16) if kind == torch.bfloat16 else contextlib.nullcontext():
                 off, end = distance(mdp, policy, n, like), ended(mdp, n, like)
                 base, eager, step, walk = gpu_times(mdp, policy, core, n, like)
@@ -205,6 +208,12 @@ def on_gpu(console: Console, device: torch.device, batches: tuple[int, ...], ste
     )
     if apart:
         raise SystemExit("replays end elsewhere than the eager loop: " + "; ".join(apart))
+
+
+def compile_body(core: Diffusion) -> None:
+    """Compile what a core's network does at an embedded level, as a user would: a graph takes it as it is."""
+    module = core.denoiser.network  # pyright: ignore
+    module.body = torch.compile(module.body)
 
 
 def gpu_times(
