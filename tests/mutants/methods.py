@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-POLICY, TRAINABLE = "rl/policy.py", "rl/trainable.py"
+POLICY, TRAINABLE, WALKING, REPLAY = "rl/policy.py", "rl/trainable.py", "rl/walking.py", "rl/replay.py"
 GRADIENTS, VALUE, BACKPROP = "rl/methods/gradients.py", "rl/methods/value.py", "rl/methods/backprop.py"
 PREFERENCE, ADJOINT = "rl/methods/preference.py", "rl/methods/adjoint.py"
 
 MUTANTS_METHODS: tuple[Mutant, ...] = (
     # -- the policy
-    Mutant("control by σ²", POLICY, "(own.x0 - decisions.guess) / decisions.std", "(own.x0 - decisions.guess) / decisions.std**2"),
-    Mutant("control by what x_t weighs", POLICY, "chain.row(chain.table.on_x0, decisions.k", "chain.row(chain.table.on_xt, decisions.k"),
-    Mutant("control away from the policy", POLICY, "gain * (own.x0 - decisions.guess)", "gain * (decisions.guess - own.x0)"),
-    Mutant("control at the level of s", POLICY, "chain.levels[decisions.k]", "chain.levels[decisions.k - 1]"),
-    Mutant("control with the gain of another step", POLICY, "chain.row(chain.table.on_x0, decisions.k, decisions.x)", "chain.row(chain.table.on_x0, decisions.k - 1, decisions.x)"),
+    Mutant("control by σ²", POLICY, "k, change) * change / std", "k, change) * change / std**2"),
+    Mutant("control by what x_t weighs", POLICY, "chain.row(chain.table.on_x0, k, change)", "chain.row(chain.table.on_xt, k, change)"),
+    Mutant("control away from the policy", POLICY, "return self.departure(own - decisions.guess,", "return self.departure(decisions.guess - own,"),
+    Mutant("control at the level of s", POLICY, "chain.levels[k].to(x)", "chain.levels[k - 1].to(x)"),
+    Mutant("control with the gain of another step", POLICY, "chain.table.on_x0, k, change", "chain.table.on_x0, k - 1, change"),
     Mutant("log-ratio without its ½", POLICY, "action - 0.5 * control)", "action - control)"),
     Mutant("log-ratio: a mean over D", POLICY, "(action - 0.5 * control)).flatten(1).sum(1)", "(action - 0.5 * control)).flatten(1).mean(1)"),
     Mutant("a walk's KL without its ½", POLICY, "return 0.5 * self.control.flatten(2)", "return self.control.flatten(2)"),
     Mutant("a walk's KL of its actions", POLICY, "0.5 * self.control.flatten(2)", "0.5 * self.action.flatten(2)"),
     Mutant("a walk's reward is the last step's mean", POLICY, "return self.paid.sum(0)", "return self.paid.mean(0)"),
-    Mutant("a walk: what was done is the noise", POLICY, "kept.append((at.x, at.k[0], at.guess, at.std, control + noise,", "kept.append((at.x, at.k[0], at.guess, at.std, noise,"),
-    Mutant("a walk pays the charge", POLICY, "control, outcome.reward + outcome.charge))", "control, outcome.reward))"),
+    Mutant("a walk: what was done is the noise", REPLAY, "(self.x, at.guess, at.std, action, control), strict", "(self.x, at.guess, at.std, noise, control), strict"),
+    Mutant("a walk pays the charge", REPLAY, "paid.append(self._landed(self._columns[0][h]).paid)", "paid.append(self._landed(self._columns[0][h]).paid - self._charge)"),
     Mutant("a walk's steps chain by chain", POLICY, "self.k.repeat_interleave(chains)", "self.k.repeat(chains)"),
     # -- what is trained
     Mutant("correction by σ̄", TRAINABLE, "right_expand(torch.sigmoid(-level.log_snr), xt)", "right_expand(torch.sigmoid(-level.log_snr).sqrt(), xt)"),
@@ -77,4 +77,26 @@ MUTANTS_METHODS: tuple[Mutant, ...] = (
     Mutant("the adjoint skips the last step", ADJOINT, "a = pulled_back(mdp, before, 1, walk.condition, a)", "a = a + 0 * before"),
     Mutant("matching: a mean over steps", ADJOINT, "return 0.5 * self.policy.mdp.horizon * error.mean()", "return 0.5 * error.mean()"),
     Mutant("matching without its ½", ADJOINT, "return 0.5 * self.policy.mdp.horizon", "return self.policy.mdp.horizon"),
+    # -- any core's walk, and what else a chain that is linear does not show
+    Mutant("a random reach is never the longest", BACKPROP, "torch.randint(1, reach + 1", "torch.randint(1, reach"),
+    Mutant("a random reach is always the longest", BACKPROP, "            reach = int(drawn)", "            reach = reach + 0 * int(drawn)"),
+    Mutant("z-scores about the mean of all classes", GRADIENTS, "away = above - mean[group]", "away = above - above.mean()"),
+    Mutant("z-scores by one deviation for all classes", GRADIENTS, ".sqrt()[group]", ".sqrt().mean().expand_as(away)"),
+    Mutant("backpropagation: a step's times swapped", BACKPROP, "float(times[k]), float(times[k - 1])", "float(times[k - 1]), float(times[k])"),
+    Mutant("backpropagation: a step that leads nowhere", BACKPROP, "mdp.step_reward(x, after", "mdp.step_reward(x, x"),
+    Mutant("backpropagation: steps are not paid", BACKPROP, 'earned = earned + checked("step_reward", paid, x)', "pass"),
+    Mutant("low rank: α for α/r", TRAINABLE, "self.scale = scale / rank", "self.scale = scale"),
+    Mutant("low rank: BA taken off", TRAINABLE, "weight + (self.scale * self.b @ self.a)", "weight - (self.scale * self.b @ self.a)"),
+    Mutant("a walk's start is not heard", POLICY, "state = State(start, state.k, state.condition)", "pass"),
+    Mutant("a look at the next step", POLICY, "replace(at, k=at.k.expand(len(at)))", "replace(at, k=at.k.expand(len(at)) - 1)"),
+    Mutant("DPO on walks: one noise for both", PREFERENCE, "for x0, noise in zip(both, noises, strict=True)]", "for x0, noise in zip(both, [noises[0]] * 2, strict=True)]"),
+    Mutant("DPO: the noisiest step is never drawn", PREFERENCE, "place.long().clamp(max=mdp.horizon - 1)", "place.long().clamp(max=mdp.horizon - 2)"),
+    Mutant("walked ahead: what was done is the noise", WALKING, "std, control + noise, control, paid", "std, noise, control, paid"),
+    Mutant("walked ahead: σ² for σ", WALKING, "(0.5 * chain.log_var(x, k, levels[k], None)).exp()", "chain.log_var(x, k, levels[k], None).exp()"),
+    Mutant("walked ahead: the reference of another step", WALKING, "at.repeat_interleave(n), labels", "(at - 1).clamp(min=1).repeat_interleave(n), labels"),
+    Mutant("walked ahead: the reference's steps chain by chain", WALKING, "at.repeat_interleave(n), labels", "at.repeat(n), labels"),
+    Mutant("walked ahead: away from the policy", WALKING, "policy.departure(own - reference", "policy.departure(reference - own"),
+    Mutant("walked ahead: a step's times swapped", WALKING, "t, s = float(times[chain.steps - h]), float(times[chain.steps - h - 1])", "s, t = float(times[chain.steps - h]), float(times[chain.steps - h - 1])"),
+    Mutant("walked ahead: the data's reward for the last step's", WALKING, 'paid[-1] += checked("reward"', 'paid[-1] = checked("reward"'),
+    Mutant("walked ahead: x_t for the policy's x̂_0", WALKING, "torch.addcmul(chain.mean(x, k, own), std, noise)", "torch.addcmul(chain.mean(x, k, own * 0 + x), std, noise)"),
 )  # fmt: skip

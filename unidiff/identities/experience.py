@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from unidiff.identities.case import Case
-from unidiff.identities.laws import Algebraic, Sides
+from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.preferences import log_ratios, stacked
 from unidiff.identities.registry import register
 from unidiff.identities.tilts import BETA
 from unidiff.identities.tuned import Beside, Tuned
-from unidiff.rl import D3PO, DDPO, DPOK, Backprop
+from unidiff.rl import D3PO, DDPO, DPO, DPOK, Backprop, Preferences
 from unidiff.rl.policy import Taken
 
 
@@ -136,3 +136,36 @@ class D3poLoss(Beside, Algebraic):
                 yield Sides(told["reward"][None], walk.reward.mean()[None], 100 * (1 + walk.reward.abs().max())[None])
                 loss = softplus(-margin).sum(1).mean()
                 yield Sides(learner.loss(rows).detach()[None], loss[None], size.mean()[None] * margins.shape[1])
+
+
+@register
+class DpoDraws(Beside, MonteCarlo):
+    """However few steps a pair draws, each of the chain's counts once in the mean; and of two walks the noise is apart.
+
+    By walks of one datum against itself, at its first noisy state. Sizes: 1.
+    """
+
+    name = "dpo-draws"
+    statement = r"E\sum_{j\leq m}\frac{H}{m}1\left[k_j=k\right]=1,\quad E\left[\varepsilon_w\varepsilon_l\right]=0"
+    source = "Wallace et al. 2024 (Diffusion-DPO), eq. 14"
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and case.schedule_name == "karras"
+
+    def differences(self, case: Case) -> tuple[Tensor, Tensor]:
+        n, columns = 16384, []
+        tuned = self.subjects(case)[0]
+        pairs = Preferences(case.x0, case.x0)
+        steps = torch.arange(1, len(tuned.decisions) + 1)
+        for m in (1, 2):
+            rows, _ = DPO(draws=m).on(pairs).learner(tuned.policy).gather(n, case.generator(f"draws {m}"), None)
+            columns.append((rows.factor[..., None] * (rows.winner.at.k[..., None] == steps)).sum(1) - 1)
+        generator = case.generator("apart")
+        rows, _ = DPO(draws=None, walks=True).on(pairs).learner(tuned.policy).gather(n, generator, None)
+        x0 = case.x0[torch.randint(len(case.x0), (n,), generator=case.generator("apart"))]
+        t = tuned.mdp.chain.grid.times[1]
+        alpha, sigma = (f(t).detach() for f in (tuned.case.schedule.alpha, tuned.case.schedule.sigma))
+        noise = [(side.at.x[:, 0] - alpha * x0) / sigma for side in (rows.winner, rows.loser)]
+        columns += [noise[0] * noise[1], noise[0].square() - 1]
+        found = torch.cat(columns, 1)
+        return found, torch.ones_like(found[0])

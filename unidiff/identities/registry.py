@@ -49,6 +49,7 @@ _GROUPS = (
     "preferences",
     "adjoints",
     "experience",
+    "departures",
     "steering",
     "rivals",
     "decoding",
