@@ -51,6 +51,9 @@ def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
     only64 |= {"dual-averaging-is-closed", "chains-are-steps", "warm-up-is-search"}
     # A gap that is small beside its terms, and a gradient of responsibilities.
     only64 |= {"steady-gap", "guidance-is-control"}
+    # Steering on a line of its own, in float64.
+    only64 |= {"steering-normaliser", "steering-parents", "resampling-means"}
+    only64 |= {"guidance-cost", "guidance-weights", "best-of-n"}
     only64 |= {"ends-set-the-bound", "inside-sets-the-variance", "fitted-inside"}
     assert {(n, "float64") for n in names} | {(n, "float32") for n in names - only64} == measured
 

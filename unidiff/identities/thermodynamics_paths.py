@@ -62,7 +62,7 @@ def _faint_fluctuation(case: Case) -> Fluctuation:
 
 def _drawn_faint(case: Case) -> Fluctuation:
     # A network that has learned nothing strays by what it says of the noise, D a unit of λ: its way is a shorter one.
-    view, grid = _faint(case, 0.3) if case.exact else _faint(case, 0.1, 0.1)
+    view, grid = _faint(case, 0.3) if case.exact else _faint(case, 0.1, 0.03)
     paths = 32768 if not case.exact and case.dim <= 16 else _paths_of(case)
     x0 = case.world.sample(paths, generator=case.generator("fluctuation"))
     x0 = x0.reshape(-1, *case.core.event_shape)
