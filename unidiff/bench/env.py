@@ -41,7 +41,8 @@ from unidiff.rl.vector import DenoiseVectorEnv
 
 CHAINS, STEPS, RUNS, SLOW_RUNS = 4096, 8, 15, 2
 WARM, GPU_RUNS = 3, 9
-KINDS = {"float64": torch.float64, "float32/tf32": torch.float32, "bfloat16": torch.bfloat16, "bfloat16, compiled": torch.bfloat16}
+KINDS = {"float64": torch.float64, "float32/tf32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS["bfloat16, compiled"] = torch.bfloat16
 # Of the largest |x| of an eager episode: the same kernels, some of whose sums a capture may take in another order, which
 # 50 steps of a smooth network carry on; of tf32 and of bfloat16 (autocast, the network alone), 11 and 8 bits.
 TOLERANCE = {"float64": 1e-9, "float32/tf32": 1e-2, "bfloat16": 1e-1, "bfloat16, compiled": 1e-1}

@@ -54,8 +54,11 @@ class Line:
         if decoded:
             marks = torch.linspace(3.0, -3.0, decisions, dtype=torch.float64)
             grid = TimeGrid([0.0, *own.schedule.time(marks).tolist(), 1.0])
-        slope = 0.7 * BETA / (values * len(values)).sqrt()
-        return Line(own, DenoisingMDP(core.chain(grid, "optimal"), Linear(slope)), values, slope)
+        chain = core.chain(grid, "optimal")
+        # In units of what the chain ends in, which is wider than data that are narrower than its last noise.
+        plain = Line(own, DenoisingMDP(chain, Linear(torch.zeros_like(values))), values, torch.zeros_like(values))
+        slope = 0.7 * BETA / (plain.spread * len(values)).sqrt()
+        return Line(own, DenoisingMDP(chain, Linear(slope)), values, slope)
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """From noise to data, each ``[D]``: x ← gain·x + √var·ξ, and the slope of r(x̂_0(x))/β before it."""
