@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 LADDER, DECODERS, TRAJECTORY = "core/ladder.py", "core/decoders.py", "core/trajectory.py"
-BOUND, SAMPLED, WEIGHTS = "vae/bound.py", "vae/sampled.py", "vae/weights.py"
+BOUND, SAMPLED, WEIGHTS, LOGS = "vae/bound.py", "vae/sampled.py", "vae/weights.py", "core/weights.py"
 MODEL, VERBS, DEQUANTISE, NOISING = "vae/model.py", "vae/verbs.py", "vae/dequantise.py", "core/denoising.py"
 
 MUTANTS_BOUNDS: tuple[Mutant, ...] = (
@@ -69,11 +69,14 @@ MUTANTS_BOUNDS: tuple[Mutant, ...] = (
     Mutant("integral: in log-SNR without its ½", SAMPLED, "torch.log(0.5 * (high - low).detach())", "torch.log((high - low).detach())"),
     Mutant("integral: the span of time is 1", SAMPLED, "torch.log(-0.5 * (1 - first) *", "torch.log(-0.5 *"),
     # -- many paths
-    Mutant("importance weights: K for log K", WEIGHTS, "- math.log(self.log_weights.shape[0])", "- self.log_weights.shape[0]"),
-    Mutant("importance weights: their sum, not their mean", WEIGHTS, "torch.logsumexp(self.log_weights, 0) - math.log(self.log_weights.shape[0])", "torch.logsumexp(self.log_weights, 0)"),
-    Mutant("importance weights: groups' count for their size", WEIGHTS, "torch.logsumexp(grouped, 1) - math.log(k)", "torch.logsumexp(grouped, 1) - math.log(groups)"),
-    Mutant("effective paths: Σw for its square", WEIGHTS, "(2 * torch.logsumexp(log_w, 0) -", "(torch.logsumexp(log_w, 0) -"),
-    Mutant("effective paths: Σw²'s root", WEIGHTS, "- torch.logsumexp(2 * log_w, 0))", "- 0.5 * torch.logsumexp(2 * log_w, 0))"),
+    Mutant("importance weights: K for log K", LOGS, "- math.log(log_weights.shape[dim])", "- log_weights.shape[dim]"),
+    Mutant("importance weights: their sum, not their mean", WEIGHTS, "return log_mean_exp(self.log_weights, 0)", "return self.log_weights.logsumexp(0)"),
+    Mutant("importance weights: groups' count for their size", WEIGHTS, "return log_mean_exp(grouped, 1)", "return grouped.logsumexp(1) - grouped.new_tensor(groups).log()"),
+    Mutant("effective size: Σw for its square", LOGS, "(2 * torch.logsumexp(log_weights, dim) -", "(torch.logsumexp(log_weights, dim) -"),
+    Mutant("effective size: Σw²'s root", LOGS, "- torch.logsumexp(2 * log_weights, dim))", "- 0.5 * torch.logsumexp(2 * log_weights, dim))"),
+    Mutant("effective size of the other axis", WEIGHTS, "effective_size(self.log_weights, 0)", "effective_size(self.log_weights, 1)"),
+    Mutant("log-weights: a sum for the mean", LOGS, "- math.log(log_weights.shape[dim])", "- 0 * math.log(log_weights.shape[dim])"),
+    Mutant("log-weights: the mean over the other axis", LOGS, "- math.log(log_weights.shape[dim])", "- math.log(log_weights.shape[0])"),
     Mutant("many paths share their noise", MODEL, "        return ImportanceWeights(finite(torch.stack(log_w)", "        log_w = log_w[:1] * k\n        return ImportanceWeights(finite(torch.stack(log_w)"),
     # -- the verbs
     Mutant("decode leaves the last step out", VERBS, 'range(_place("start", start, grid), 0, -1)', 'range(_place("start", start, grid), 1, -1)'),

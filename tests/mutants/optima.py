@@ -52,10 +52,10 @@ MUTANTS_OPTIMA: tuple[Mutant, ...] = (
     Mutant("another start keeps its covariance", LINEAR, "covariance=torch.cat([self.covariance[:-1], covariance[None]])", "covariance=self.covariance"),
     # -- by draws
     Mutant("weights e^{βr}", ESTIMATES, "gained = (r - most) / beta", "gained = (r - most) * beta"),
-    Mutant("log Z: a sum for a mean", ESTIMATES, "log_z, mean = (most / beta + log_mean)[..., 0]", "log_z, mean = (most / beta + log_mean)[..., 0] + math.log(n)"),
+    Mutant("log Z: a sum for a mean", ESTIMATES, "log_mean = log_mean_exp(gained)", "log_mean = gained.logsumexp(-1)"),
     Mutant("E*r under the reference", ESTIMATES, "(weight * r).mean(-1)", "r.mean(-1)"),
     Mutant("KL of the reference to the optimum", ESTIMATES, "_estimate((weight * log_weight).mean(-1)", "_estimate(-log_weight.mean(-1)"),
-    Mutant("ESS: a mean for a sum", ESTIMATES, "n / weight.square().mean(-1), n,", "1 / weight.square().mean(-1), n,"),
+    Mutant("ESS: a mean for a sum", ESTIMATES, "effective_size(gained), n,", "effective_size(gained) / n, n,"),
     Mutant("error of a draw for that of a mean", ESTIMATES, "influence.std(-1) / math.sqrt(influence.shape[-1])", "influence.std(-1)"),
     Mutant("path KL by draws: the reward is a cost", ESTIMATES, "found.kl - found.reward / mdp.beta", "found.kl + found.reward / mdp.beta"),
     Mutant("path KL by draws: log Z subtracted", ESTIMATES, "Estimate(cost.value + z,", "Estimate(cost.value - z,"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 SMC, TWISTS, RESAMPLING, RIVALS = "rl/steering.py", "rl/twists.py", "rl/resampling.py", "rl/rivals.py"
+MDP = "rl/mdp.py"
 
 MUTANTS_STEERING: tuple[Mutant, ...] = (
     Mutant(
@@ -16,10 +17,10 @@ MUTANTS_STEERING: tuple[Mutant, ...] = (
     Mutant(
         "SMC: the weight so far is lost in resampling",
         SMC,
-        "mean = _log_mean(log_weights)[:, None].expand(runs, n)",
-        "mean = 0 * _log_mean(log_weights)[:, None].expand(runs, n)",
+        "mean = log_mean_exp(log_weights)[:, None].expand(runs, n)",
+        "mean = 0 * log_mean_exp(log_weights)[:, None].expand(runs, n)",
     ),
-    Mutant("SMC: a sum for the mean weight", SMC, "torch.logsumexp(log_weights, -1) - math.log(", "torch.logsumexp(log_weights, -1) - 0 * math.log("),
+    Mutant("SMC: a sum for the mean weight", SMC, "return log_mean_exp(self.log_weights)", "return torch.logsumexp(self.log_weights, -1)"),
     Mutant("SMC: another particle's twist goes out", SMC, "before = here.log_twist.reshape", "before = outlook.log_twist.reshape"),
     Mutant("SMC: the last twist stays in", SMC, "guide.gain(x0).reshape(runs, n) - before", "guide.gain(x0).reshape(runs, n)"),
     Mutant("SMC: twists never go out", SMC, "outlook.log_twist.reshape(runs, n) - before, state.k", "outlook.log_twist.reshape(runs, n), state.k"),
@@ -37,11 +38,10 @@ MUTANTS_STEERING: tuple[Mutant, ...] = (
     Mutant("the gradient's control without its scale", TWISTS, "self.scale / unit *", "1 / unit *"),
     Mutant("the gradient's control without 1/β", TWISTS, "self.scale / unit *", "self.scale *"),
     Mutant("the last twist without 1/β", TWISTS, "x0), x0).detach().to(torch.float64) / self.beta", "x0), x0).detach().to(torch.float64)"),
-    Mutant("the last step without noise is not taken", TWISTS, "return mdp.reference(state).mean if state.k else state.x", "return state.x"),
+    Mutant("the last step without noise is not taken", MDP, "return self.reference(state).mean if state.k else state.x", "return state.x"),
     Mutant("resampling: points that do not move", RESAMPLING, "device=log_weights.device) + points) / draws", "device=log_weights.device) + 0 * points + 0.5) / draws"),
     Mutant("resampling: points that miss the end", RESAMPLING, "device=log_weights.device) + points) / draws", "device=log_weights.device) + points) / (draws + 1)"),
     Mutant("resampling by √w", RESAMPLING, "torch.softmax(log_weights, 1)", "torch.softmax(0.5 * log_weights, 1)"),
-    Mutant("Kish's size with Σw for (Σw)²", RESAMPLING, "(2 * torch.logsumexp(log_weights, -1) -", "(torch.logsumexp(log_weights, -1) -"),
     Mutant("best of n: the worst", RIVALS, "best, index = value.max(1)", "best, index = value.min(1)"),
     Mutant("best of n: the samples of another output", RIVALS, "x0.reshape(count, n, *x0.shape[1:])[", "x0.reshape(n, count, *x0.shape[1:]).transpose(0, 1)["),
     Mutant("best of n: a KL of log n", RIVALS, "math.log(self.n) - (self.n - 1) / self.n", "math.log(self.n)"),

@@ -72,9 +72,9 @@ MUTANTS_THERMODYNAMICS: tuple[Mutant, ...] = (
     Mutant("path KL without the prior's", FLUCTUATIONS, "end_law(paths.chain, ladder.x0).kl(prior_law(paths.chain, ladder.x0)) + step_costs(paths, ladder).sum(0)", "step_costs(paths, ladder).sum(0)"),
     Mutant("steps' KL, prior and posterior swapped", FLUCTUATIONS, "found.encoder.kl(found.decoder)", "found.decoder.kl(found.encoder)"),
     # -- free energy
-    Mutant("log of the sum, not of the mean", FREE, "torch.logsumexp(log_w, 0) - math.log(count)", "torch.logsumexp(log_w, 0)"),
+    Mutant("log of the sum, not of the mean", FREE, "log_mean_exp(log_w, 0)", "torch.logsumexp(log_w, 0)"),
     Mutant("the mean's logarithm with W's sign", FREE, "log_w = -work.to(torch.float64)", "log_w = work.to(torch.float64)"),
-    Mutant("the mean of logarithms", FREE, "log_mean = torch.logsumexp(log_w, 0) - math.log(count)", "log_mean = log_w.mean(0)"),
+    Mutant("the mean of logarithms", FREE, "log_mean = log_mean_exp(log_w, 0)", "log_mean = log_w.mean(0)"),
     Mutant("the interval of one path, not of the mean", FREE, "error = spread / math.sqrt(count)", "error = spread"),
     Mutant("an interval of the error over K", FREE, "error = spread / math.sqrt(count)", "error = spread / count"),
     Mutant("a one-sided quantile", FREE, "student.ppf(0.5 * (1 + level), count - 1)", "student.ppf(0.5, count - 1)"),

@@ -11,6 +11,7 @@ from scipy.stats import binom, norm
 from torch import Tensor, nn
 
 import unidiff as ud
+from unidiff.core.weights import effective_size
 from unidiff.rl import (
     SCHEMES,
     DenoisingMDP,
@@ -20,7 +21,7 @@ from unidiff.rl import (
     log_z_interval,
     smc_steering,
 )
-from unidiff.rl.resampling import ancestors, effective_size
+from unidiff.rl.resampling import ancestors
 from unidiff.worlds.rewards import Linear
 
 BETA = 0.5

@@ -20,6 +20,7 @@ from unidiff.identities.case import Case
 from unidiff.identities.chains import grid_of
 from unidiff.identities.laws import Algebraic, Bound, MonteCarlo, Sides
 from unidiff.identities.registry import register
+from unidiff.identities.variances import Book
 from unidiff.vae import HierarchicalVAE
 from unidiff.worlds import Gaussian, OracleDenoiser
 
@@ -103,18 +104,14 @@ class BoundGap(Algebraic):
 
 def axis_step(case: Case, grid: TimeGrid, rule: Variance, k: int, e: Tensor) -> tuple[Tensor, Tensor]:
     """(gain, variance) of the step from t_k for one axis of centred Gaussian data of variance e, by the textbook."""
-    s, t = grid.times[k - 1], grid.times[k]
-    a_s, a_t = case.schedule.alpha(s).detach(), case.schedule.alpha(t).detach()
-    v_s, v_t = case.schedule.sigma(s).detach().square(), case.schedule.sigma(t).detach().square()
-    jump = v_t - (a_t / a_s) ** 2 * v_s
-    on_x0, on_xt = a_s * jump / v_t, a_t / a_s * v_s / v_t
-    noised = a_t**2 * e + v_t
+    book = Book(case, grid.times[k - 1], grid.times[k])
+    noised = book.alpha**2 * e + book.var
     var = {
-        "posterior": v_s * jump / v_t,
-        "prior": jump,
-        "optimal": v_s * jump / v_t + on_x0**2 * e * v_t / noised,
+        "posterior": book.posterior,
+        "prior": book.prior,
+        "optimal": book.posterior + book.on_x0**2 * e * book.var / noised,
     }[rule]
-    return on_xt + on_x0 * a_t * e / noised, var
+    return book.on_xt + book.on_x0 * book.alpha * e / noised, var
 
 
 @register

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian as Normal
 from unidiff.core.grid import TimeGrid
@@ -20,6 +21,7 @@ from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.marginals import axis_step
 from unidiff.identities.registry import register
 from unidiff.rl import SCHEMES, DenoisingMDP, State, smc_steering
+from unidiff.rl.mdp import decodes
 from unidiff.rl.resampling import ancestors
 from unidiff.rl.twists import Proposal, Twist
 from unidiff.worlds import Gaussian, OracleDenoiser
@@ -34,19 +36,17 @@ class Line:
 
     Attributes:
         case: with the world in its own axes, about the origin.
-        mdp: a few decisions and, where ``decoded``, a last step without noise.
+        chain: a few decisions and, where ``decoded``, a last step without noise.
         values: the data's variances, ``[D]``.
-        slope: b of r = bᵀx, ``[D]``.
     """
 
     case: Case
-    mdp: DenoisingMDP
+    chain: ReverseChain
     values: Tensor
-    slope: Tensor
 
     @staticmethod
     def of(case: Case, decoded: bool = False, decisions: int = 3) -> Line:
-        """The reward's deviation is 0.7 β: the weights' tails are light. A decoded line's schedule has no noise at 0."""
+        """A decoded line's schedule has no noise at 0."""
         own = replace(case, core=Diffusion(Schedule.linear(), case.core.denoiser)) if decoded else case.heard
         values = torch.linalg.eigvalsh(case.world.covariance)
         core = Diffusion(own.schedule, OracleDenoiser(Gaussian(torch.zeros_like(values), values.diag())))
@@ -54,28 +54,43 @@ class Line:
         if decoded:
             marks = torch.linspace(3.0, -3.0, decisions, dtype=torch.float64)
             grid = TimeGrid([0.0, *own.schedule.time(marks).tolist(), 1.0])
-        chain = core.chain(grid, "optimal")
-        # In units of what the chain ends in, which is wider than data that are narrower than its last noise.
-        plain = Line(own, DenoisingMDP(chain, Linear(torch.zeros_like(values))), values, torch.zeros_like(values))
-        slope = 0.7 * BETA / (plain.spread * len(values)).sqrt()
-        return Line(own, DenoisingMDP(chain, Linear(slope)), values, slope)
+        return Line(own, core.chain(grid, "optimal"), values)
+
+    def moves(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """From noise to data, each ``[D]``: x ← gain·x + √var·ξ; the last step of a decoded line is its mean."""
+        silent = 1 if decodes(self.chain) else 0
+        for k in range(self.chain.steps, 0, -1):
+            gain, var = axis_step(self.case, self.chain.grid, "optimal", k, self.values)
+            yield gain, var * float(k > silent)
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """From noise to data, each ``[D]``: x ← gain·x + √var·ξ, and the slope of r(x̂_0(x))/β before it."""
-        grid, schedule = self.mdp.chain.grid, self.case.schedule
-        for k in range(grid.steps, 0, -1):
-            alpha, sigma = (f(grid.times[k]).detach() for f in (schedule.alpha, schedule.sigma))
-            gain, var = axis_step(self.case, grid, "optimal", k, self.values)
+        """The moves, and the slope of r(x̂_0(x))/β before each, ``[D]``."""
+        times, schedule = self.chain.grid.times, self.case.schedule
+        for t, (gain, var) in zip(times.flip(0), self.moves(), strict=False):
+            alpha, sigma = (f(t).detach() for f in (schedule.alpha, schedule.sigma))
             guess = alpha * self.values / (alpha.square() * self.values + sigma.square())
-            yield gain, var * float(k >= self.mdp.last), guess * self.slope / BETA
+            yield gain, var, guess * self.slope / BETA
 
     @cached_property
     def spread(self) -> Tensor:
         """The variances of x_0 under the chain, ``[D]``; its mean is 0."""
         found = torch.full_like(self.values, self.case.schedule.prior_std**2)
-        for gain, var, _ in self.steps():
+        for gain, var in self.moves():
             found = gain.square() * found + var
         return found
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """b of r = bᵀx, ``[D]``: r's deviation is 0.7 β under the chain, so that the weights' tails are light.
+
+        In units of what the chain ends in, which is wider than data that are narrower than its last noise.
+        """
+        return 0.7 * BETA / (self.spread * len(self.values)).sqrt()
+
+    @cached_property
+    def mdp(self) -> DenoisingMDP:
+        """The chain, and the reward of its data."""
+        return DenoisingMDP(self.chain, Linear(self.slope))
 
     @property
     def log_z(self) -> Tensor:
@@ -221,7 +236,7 @@ class SteeringParents(OnLine, MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         line, n = Line.of(case, decisions=1), 16384
-        ((gain, var, _),) = line.steps()
+        ((gain, var),) = line.moves()
         heard: list[Tensor] = []
 
         def push(state: State) -> Tensor:

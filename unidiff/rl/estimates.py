@@ -24,6 +24,7 @@ from torch import Tensor
 from unidiff.core.boundary import check_count, check_finite, check_floating, check_positive, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.gaussian import Gaussian
+from unidiff.core.weights import effective_size, log_mean_exp
 from unidiff.rl.mdp import DenoisingMDP, State, guess
 from unidiff.worlds.estimate import Estimate, monte_carlo
 
@@ -144,14 +145,14 @@ def reweighted(reward: Tensor, beta: float) -> EstimatedOptimum:
     # From the greatest, so that no weight is the exponential of a difference of large numbers.
     most = r.amax(-1, keepdim=True)
     gained = (r - most) / beta
-    log_mean = gained.logsumexp(-1, keepdim=True) - math.log(n)
-    log_weight = gained - log_mean
+    log_mean = log_mean_exp(gained)
+    log_weight = gained - log_mean[..., None]
     weight = log_weight.exp()
-    log_z, mean = (most / beta + log_mean)[..., 0], (weight * r).mean(-1)
+    log_z, mean = most[..., 0] / beta + log_mean, (weight * r).mean(-1)
     above, pulled = weight - 1, weight * (r - mean[..., None])
     return EstimatedOptimum(
         _estimate(log_z, above), _estimate(mean, pulled), _estimate((weight * log_weight).mean(-1), pulled / beta - above),
-        _estimate(r.mean(-1), r), n / weight.square().mean(-1), n,
+        _estimate(r.mean(-1), r), effective_size(gained), n,
     )  # fmt: skip
 
 

@@ -143,6 +143,10 @@ class DenoisingMDP:
         """p_ref(x_{t_{k−1}}|x_{t_k}); the state is trusted."""
         return self.chain.kernel(state.x, state.k, guess(self.chain, state, self.guidance))
 
+    def data(self, state: State) -> Tensor:
+        """x_{t_0} of chains that have no decision left, ``[B, *E]``: theirs, or the mean of the last step without noise."""
+        return self.reference(state).mean if state.k else state.x
+
     @torch.no_grad()
     def step(self, state: State, action: Tensor, law: Gaussian | None = None) -> Outcome:
         """Take ``action`` ``[B, *E]``.
@@ -162,8 +166,8 @@ class DenoisingMDP:
         x, charge = self.act(self.reference(state) if law is None and self.asks else law, action)
         after = State(x, state.k - 1, state.condition)
         done = after.k < self.last
-        if done and after.k:
-            after = State(self.reference(after).mean, 0, after.condition)
+        if done:
+            after = State(self.data(after), 0, after.condition)
         earned = torch.zeros_like(charge)
         if self.step_reward is not None:
             times = self.chain.grid.times

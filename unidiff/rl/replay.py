@@ -95,7 +95,7 @@ class Chains:
         check_generator(generator, self.x.device)
         state = self.mdp.start(len(self.x), generator, condition, self.x)
         if x is not None:
-            check_alike(x=x, like=self.x)
+            check_alike(start=x, like=self.x)
         self.x.copy_(state.x if x is None else x)
         self._condition = None if state.condition is None else self._labels.copy_(state.condition)
         self._left = self.mdp.chain.steps

@@ -8,8 +8,6 @@ three schemes read the inverse of the weights' distribution function at m points
     multinomial   m independent uniforms
     stratified    one uniform in each m-th of [0, 1)
     systematic    one uniform for all: (i + u)/m, so that N_i is ⌊m W_i⌋ or ⌈m W_i⌉
-
-How many of n particles count is Kish's effective sample size, (Σ w)²/Σ w².
 """
 
 from __future__ import annotations
@@ -43,8 +41,3 @@ def ancestors(
     # The last height is 1 and the last point below it, whatever the sums round to: no particle past the end is drawn.
     heights = heights / heights[:, -1:]
     return torch.searchsorted(heights, points.clamp(max=1 - torch.finfo(torch.float64).eps), right=True)
-
-
-def effective_size(log_weights: Tensor) -> Tensor:
-    """Kish's effective sample size over the last axis of ``[..., n]``, from 1 to n."""
-    return (2 * torch.logsumexp(log_weights, -1) - torch.logsumexp(2 * log_weights, -1)).exp()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_condition, check_count, check_generator, check_type
 from unidiff.rl.mdp import DenoisingMDP, State, checked
-from unidiff.rl.twists import Guide, data, propose, reward_of
+from unidiff.rl.twists import Guide, propose, reward_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def best_of_n(
     state = mdp.start(count * n, generator, None if labels is None else labels.repeat_interleave(n), like)
     for _ in range(mdp.horizon):
         state = State(mdp.reference(state).sample(generator, check=False), state.k - 1, state.condition)
-    x0 = data(mdp, state)
+    x0 = mdp.data(state)
     value = checked("reward", reward(x0), x0).detach().reshape(count, n)
     best, index = value.max(1)
     return Best(x0.reshape(count, n, *x0.shape[1:])[torch.arange(count, device=x0.device), index], best, n)
@@ -134,8 +134,7 @@ def guided(
     cost = torch.zeros(n, dtype=torch.float64, device=state.x.device)
     log_weights = torch.zeros_like(cost)
     for _ in range(mdp.horizon):
-        noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
-        x, log_ratio, paid = propose(guide.outlook(state), noise)
+        x, log_ratio, paid = propose(guide.outlook(state), generator)
         state, cost, log_weights = State(x, state.k - 1, state.condition), cost + paid, log_weights + log_ratio
-    x0 = data(mdp, state)
+    x0 = mdp.data(state)
     return Guided(x0, cost, log_weights + guide.gain(x0))

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_finite, check_floating, check_generator, check_name, check_real
 from unidiff.core.gaussian import Gaussian
+from unidiff.core.weights import effective_size, log_mean_exp
 from unidiff.rl.mdp import DenoisingMDP, State
-from unidiff.rl.resampling import SCHEMES, Scheme, ancestors, effective_size
-from unidiff.rl.twists import Guide, Outlook, Proposal, Twist, data, propose
+from unidiff.rl.resampling import SCHEMES, Scheme, ancestors
+from unidiff.rl.twists import Guide, Outlook, Proposal, Twist, propose
 from unidiff.worlds import Interval
 
 
@@ -60,7 +61,7 @@ class Steered:
     @property
     def log_z(self) -> Tensor:
         """log Ẑ in nats, ``[]``: Ẑ is unbiased, its log is below log Z on average."""
-        return _log_mean(self.log_weights)
+        return log_mean_exp(self.log_weights)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Data of equal weight, ``[count, *E]``, copied from the particles (systematic).
@@ -133,25 +134,22 @@ def _walk(
     rows = torch.arange(len(state.x), device=state.x.device).reshape(runs, n)
     roots, log_weights, sizes, flags = rows - rows[:, :1], torch.zeros_like(rows, dtype=torch.float64), [], []
     before = torch.zeros_like(log_weights)
-    outlook = guide.outlook(state)
     for _ in range(mdp.horizon):
+        outlook = guide.outlook(state)
         log_weights = _finite(log_weights + outlook.log_twist.reshape(runs, n) - before, state.k)
         sizes.append(effective_size(log_weights))
         flags.append(sizes[-1] < threshold * n)
         here = outlook
         if bool(flags[-1].any()):
             index = torch.where(flags[-1][:, None], ancestors(log_weights, n, scheme, generator), rows - rows[:, :1])
-            mean = _log_mean(log_weights)[:, None].expand(runs, n)
+            mean = log_mean_exp(log_weights)[:, None].expand(runs, n)
             log_weights = torch.where(flags[-1][:, None], mean, log_weights)
             here, roots = _chosen(outlook, rows.gather(1, index).flatten()), roots.gather(1, index)
-        noise = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
-        x, log_ratio, _ = propose(here, noise)
+        x, log_ratio, _ = propose(here, generator)
         log_weights = _finite(log_weights + log_ratio.reshape(runs, n), state.k)
         before = here.log_twist.reshape(runs, n)
         state = State(x, state.k - 1, state.condition)
-        if state.k >= mdp.last:
-            outlook = guide.outlook(state)
-    x0 = data(mdp, state)
+    x0 = mdp.data(state)
     log_weights = _finite(log_weights + guide.gain(x0).reshape(runs, n) - before, 0)
     sizes.append(effective_size(log_weights))
     return Steered(x0.reshape(runs, n, *event), log_weights, torch.stack(sizes, 1), torch.stack(flags, 1), roots)
@@ -198,11 +196,6 @@ def log_z_interval(log_z: Tensor) -> LogZ:
     floor = float(wide.min()) + math.log(0.05) / len(wide)
     error = found.standard_error / found.mean
     return LogZ(top + math.log(found.mean), low, top + math.log(found.high), floor, error, len(wide))
-
-
-def _log_mean(log_weights: Tensor) -> Tensor:
-    """log of the mean of e^{log_weights} over the last axis."""
-    return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

@@ -143,18 +143,15 @@ def reward_of(mdp: DenoisingMDP) -> Reward:
     return mdp.reward
 
 
-def data(mdp: DenoisingMDP, state: State) -> Tensor:
-    """x_{t_0} of chains that have no decision left, ``[B, *E]``: theirs, or the mean of the last step without noise."""
-    return mdp.reference(state).mean if state.k else state.x
-
-
-def propose(outlook: Outlook, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""A step by μ_ref + σ(u + ξ), with what it costs.
+def propose(outlook: Outlook, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    r"""A step by μ_ref + σ(u + ξ), ξ from ``generator``, with what it costs.
 
     Returns:
         The next x ``[B, *E]``; log p_ref − log q of the step, −uᵀξ − ½‖u‖²; and ½‖u‖², the KL of the step. Both are
         float64 ``[B]``.
     """
+    mean = outlook.law.mean
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     if outlook.control is None:
         nothing = torch.zeros_like(outlook.log_twist)
         return outlook.law.sample(noise=noise, check=False), nothing, nothing

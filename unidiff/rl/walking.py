@@ -54,8 +54,7 @@ def walk_ahead(policy: Policy, state: State, generator: torch.Generator | None) 
         for h, (before, after) in enumerate(zip(states, [*states[1:], x], strict=True)):
             t, s = float(times[chain.steps - h]), float(times[chain.steps - h - 1])
             paid[h] = checked("step_reward", mdp.step_reward(before, after, t, s), x)
-    if mdp.last == 2:
-        x = mdp.reference(State(x, 1, state.condition)).mean
+    x = mdp.data(State(x, mdp.last - 1, state.condition))
     if mdp.reward is not None:
         paid[-1] += checked("reward", mdp.reward(x), x)
     return Walk(visited, k, reference, std, control + noise, control, paid, x, state.condition)

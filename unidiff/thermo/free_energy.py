@@ -29,6 +29,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from unidiff.core.boundary import check_floating
+from unidiff.core.weights import effective_size, log_mean_exp
 
 ESS_LEAST, SKEW_MOST, TAIL_MOST = 100.0, 0.15, 0.35
 
@@ -79,9 +80,9 @@ def free_energy(work: Tensor, level: float = 0.995) -> FreeEnergy:
         raise ValueError(f"work must be finite, got {int((~torch.isfinite(work)).sum())} values that are not")
     count = work.shape[0]
     log_w = -work.to(torch.float64)
-    log_mean = torch.logsumexp(log_w, 0) - math.log(count)
+    log_mean = log_mean_exp(log_w, 0)
     ratio = (log_w - log_mean).exp()
-    ess = count / ratio.square().mean(0)
+    ess = effective_size(log_w, 0)
     floor = log_mean + math.log1p(-level)
     if count < 3:
         nothing = torch.full_like(log_mean, math.inf)

@@ -22,6 +22,7 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.ladder import Ladder, draw_ladder
 from unidiff.core.trajectory import PathWeights, path_weights
+from unidiff.core.weights import log_mean_exp
 
 _BLOCK = 2**22  # numbers of a block of ladders
 
@@ -64,7 +65,7 @@ class Work:
         With few paths, or heavy tails, e^{−W}'s mean is too small more often than not, and so is this.
         """
         total = self.total
-        return (self.mean + torch.logsumexp(-total, 0) - math.log(len(total))).clamp(min=0)
+        return (self.mean + log_mean_exp(-total, 0)).clamp(min=0)
 
 
 @dataclass(frozen=True, eq=False)

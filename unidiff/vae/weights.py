@@ -7,13 +7,12 @@ How many of the K count is Kish's effective sample size, (Σ w)²/Σ w².
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count
+from unidiff.core.weights import effective_size, log_mean_exp
 from unidiff.worlds import Interval, bits_per_dim
 
 
@@ -32,7 +31,7 @@ class ImportanceWeights:
     @property
     def bound(self) -> Tensor:
         """log (1/K) Σ w, ``[B]``: in expectation between the ELBO and log p_θ(x_0)."""
-        return torch.logsumexp(self.log_weights, 0) - math.log(self.log_weights.shape[0])
+        return log_mean_exp(self.log_weights, 0)
 
     @property
     def elbo(self) -> Tensor:
@@ -42,8 +41,7 @@ class ImportanceWeights:
     @property
     def ess(self) -> Tensor:
         """The effective number of paths, ``[B]``, from 1 to K."""
-        log_w = self.log_weights
-        return (2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).exp()
+        return effective_size(self.log_weights, 0)
 
     def first(self, k: int) -> Tensor:
         """The bound by every group of k paths in turn, ``[K // k, B]``: L_k from the same paths."""
@@ -51,7 +49,7 @@ class ImportanceWeights:
             raise ValueError(f"k must lie in 1 … {self.log_weights.shape[0]}, the number of paths, got {k}")
         groups = self.log_weights.shape[0] // k
         grouped = self.log_weights[: groups * k].reshape(groups, k, -1)
-        return torch.logsumexp(grouped, 1) - math.log(k)
+        return log_mean_exp(grouped, 1)
 
     def nats(self) -> Interval:
         """The mean bound of the batch. Raises ValueError for fewer than two examples."""
