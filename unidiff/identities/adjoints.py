@@ -55,7 +55,8 @@ class AdjointFixedPoint(Beside, Algebraic):
     """For quadratic r the mean gradient of the matching is zero at the best control of fixed σ, at any share of the adjoint.
 
     Its gains are the linear-quadratic recursion's; E[−σ_k a_{k−1}(x_kᵀ, 1)] is by cubature, E[u*(x_kᵀ, 1)] by the chain's
-    moments; both in the parameters, as the loss has them. κ: the weights' size, the targets'.
+    moments; both in the parameters, as the loss has them. κ: the weights' size, the targets', and 1/σ_k of a gain that is
+    told by the step that it makes of another.
     """
 
     name = "adjoint-fixed-point"
@@ -68,7 +69,8 @@ class AdjointFixedPoint(Beside, Algebraic):
             walk, moments = tuned.walked(noise), tuned.moments()
             learner = AdjointMatching().learner(tuned.policy)
             at, size = walk.decisions(), float(walk.control.abs().max())
-            scale = nodes.size * (1 + size) * float(1 + walk.x.abs().max())
+            finest = min(float(tuned.steps[k - 1].std) for k in tuned.decisions)
+            scale = nodes.size * (1 + size) * float(1 + walk.x.abs().max()) * (1 + 1 / finest)
             for decay in _DECAYS:
                 target = -walk.std * lean_adjoint(tuned.mdp, walk, decay)
                 for h, k in enumerate(tuned.decisions):
@@ -94,9 +96,13 @@ class AdjointPairing(Beside, Order):
     Of a linear reward, where the right one is exact: the greatest error over the chain, in shares of the greatest control.
     """
 
+    conditions = f"{Beside.conditions}; a schedule with noise to be heard over the data, where steps shorten with Δλ"
     name = "adjoint-pairing"
     statement = r"\max_k\|u_k^*+\sigma_ka_k\|=O(\Delta\lambda)\max_k\|u_k^*\|"
     source = "Domingo-Enrich et al. 2025 (Adjoint Matching), eq. 38, in steps; item 59"
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and case.overlaps(-4.0, 4.0)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         counts, found = (12, 24, 48), []

@@ -213,7 +213,7 @@ class ScoresByClass(_Once):
     """DDPO's z-scores are those of each class for itself, by the population's deviation. κ: r over the deviation."""
 
     name = "scores-by-class"
-    statement = r"z_i=\frac{r_i-\bar r_c}{\sqrt{\overline{(r-\bar r_c)^2}}},\quad c=c_i"
+    statement = r"z_i=\frac{r_i-\bar r_c}{\mathrm{std}_c(r)},\quad c=c_i"
     source = "Black et al. 2024 (DDPO), section 4.3"
 
     def sides(self, case: Case) -> Iterable[Sides]:

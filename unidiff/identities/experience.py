@@ -27,7 +27,7 @@ class Gathered(Beside, Algebraic):
 
     name = "gathered-experience"
     statement = (
-        r"A_\mathrm{DDPO}=\frac{r-\bar r}{\sqrt{\overline{(r-\bar r)^2}}},\quad "
+        r"A_\mathrm{DDPO}=\frac{r-\bar r}{\mathrm{std}(r)},\quad "
         r"A_\mathrm{DPOK}=\sum_{j\geq0}\ell^j\left(c_{h+j}+V_{h+j+1}-V_{h+j}\right),\quad "
         r"c_h=r_h-\tfrac\beta2\|u_h\|^2"
     )

@@ -83,7 +83,7 @@ class ChargedGradient(Beside, Algebraic):
 
     name = "charged-gradient"
     statement = (
-        r"\nabla\left(E[r]-\beta\,\mathrm{KL}\right)=E\sum_k\left[\Big(r-\beta\sum_{j\leq k}\tfrac12\|u_j\|^2\Big)"
+        r"\nabla\left(E[r]-\beta\,\mathrm{KL}\right)=E\sum_k\left[\left(r-\beta\sum_{j\leq k}\tfrac12\|u_j\|^2\right)"
         r"\nabla\log\pi_\theta(a_k|x_k)-\beta\nabla\tfrac12\|u_k\|^2\right]"
     )
     source = "Fan et al. 2023 (DPOK), lemma 4.2, the later steps' KL included"

@@ -124,7 +124,9 @@ class Reach(OfGaussian, Quadrature):
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         world = cast("Gaussian", case.world).to(device="cpu")
-        one = OracleDenoiser(Gaussian(world.mean[:1], world.covariance[:1, :1]))
+        # Half a deviation from the origin: a quadratic reward of data far from it has its best policy beyond any lattice.
+        var = world.covariance[:1, :1]
+        one = OracleDenoiser(Gaussian(0.5 * var[0].sqrt(), var))
         chain = Diffusion(case.heard.schedule, one).chain(grid_of(case.heard, 3), "posterior")
         book = LinearChain.of(chain)
         A, b = (v.to("cpu", torch.float64) for v in quadratic(case))

@@ -250,7 +250,7 @@ class DpoIsJensens(Beside, Bound):
 
     name = "dpo-is-jensens"
     statement = (
-        r"E_k\left[-\log\sigma\left(\beta H\,m_k\right)\right]\geq-\log\sigma\Big(\beta\sum_km_k\Big),\quad "
+        r"E_k\left[-\log\sigma\left(\beta H\,m_k\right)\right]\geq-\log\sigma\left(\beta\sum_km_k\right),\quad "
         r"m_k=\ell_k^w-\ell_k^l"
     )
     source = "Wallace et al. 2024 (Diffusion-DPO), eq. 13 and 14"
