@@ -256,7 +256,8 @@ def test_what_is_no_argument_is_refused_by_name() -> None:
         ),
         (lambda: Chains(mdp, 4).step(torch.zeros(4, 2, dtype=torch.float64)), ValueError, "never started"),
         (lambda: Chains(process(mdp.chain.core, action="state"), 4).walk(), ValueError, "mdp must have residuals"),
-        (lambda: Chains(mdp, 4).walk(start=torch.zeros(3, 2, dtype=torch.float64)), ValueError, "x"),
+        (lambda: Chains(mdp, 4).walk(start=torch.zeros(3, 2, dtype=torch.float64)), ValueError, "start"),
+        (lambda: Chains(mdp, 4).start(x=torch.zeros(3, 2, dtype=torch.float64)), ValueError, "x"),
         (lambda: Chains(mdp, 4, lambda at: at.x / 0).walk(seeded()), FloatingPointError, "not finite at step 6 of 6"),
     ]
     for work, error, message in rows:

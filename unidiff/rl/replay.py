@@ -95,7 +95,7 @@ class Chains:
         check_generator(generator, self.x.device)
         state = self.mdp.start(len(self.x), generator, condition, self.x)
         if x is not None:
-            check_alike(start=x, like=self.x)
+            check_alike(x=x, like=self.x)
         self.x.copy_(state.x if x is None else x)
         self._condition = None if state.condition is None else self._labels.copy_(state.condition)
         self._left = self.mdp.chain.steps
@@ -132,6 +132,8 @@ class Chains:
         mdp = self.mdp
         if mdp.action != "residual":
             raise ValueError(f"mdp must have residuals for actions, which a walk draws, got action = {mdp.action!r}")
+        if start is not None:
+            check_alike(start=start, like=self.x)
         self.start(generator, condition, x=start)
         if not self._columns:  # x, x̂_ref, σ_ref, a and u of every decision
             self._columns = [self.x.new_zeros((mdp.horizon, *self.x.shape)) for _ in range(5)]
