@@ -28,7 +28,7 @@ def test_help_and_no_command(capsys) -> None:
     assert main([]) == USAGE
 
 
-@pytest.mark.parametrize("command", ["verify", "train", "sample", "likelihood", "elbo"])
+@pytest.mark.parametrize("command", ["verify", "train", "sample", "likelihood", "elbo", "reward", "finetune"])
 def test_every_command_has_help(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

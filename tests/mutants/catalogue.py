@@ -8,8 +8,10 @@ from __future__ import annotations
 from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
+from tests.mutants.methods import MUTANTS_METHODS
 from tests.mutants.mutant import Mutant
 from tests.mutants.optima import MUTANTS_OPTIMA
+from tests.mutants.reaching import MUTANTS_REACHING
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
 from tests.mutants.score_readings import MUTANTS_READINGS
@@ -183,5 +185,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_THERMODYNAMICS,
     *MUTANTS_DECISIONS,
     *MUTANTS_OPTIMA,
+    *MUTANTS_REACHING,
     *MUTANTS_STEERING,
+    *MUTANTS_METHODS,
 )  # fmt: skip

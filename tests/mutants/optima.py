@@ -62,5 +62,5 @@ MUTANTS_OPTIMA: tuple[Mutant, ...] = (
     Mutant("path KL by draws: log Z is certain", ESTIMATES, "torch.hypot(cost.standard_error, error)", "cost.standard_error"),
     Mutant("walk: KL the other way", ESTIMATES, "kl += own.kl(law)", "kl += law.kl(own)"),
     Mutant("walk: the policy's mean in x for units of σ", ESTIMATES, "(own.mean - law.mean) / law.std + own.std", "(own.mean - law.mean) + own.std"),
-    Mutant("walk: the charge is paid", ESTIMATES, "(outcome.reward + outcome.charge)", "outcome.reward"),
+    Mutant("walk: the charge is paid", ESTIMATES, "outcome.paid", "outcome.reward"),
 )  # fmt: skip

@@ -37,7 +37,7 @@ MUTANTS_STEERING: tuple[Mutant, ...] = (
     Mutant("the gradient's control by σ²", TWISTS, "* law.std * _slope(", "* law.var * _slope("),
     Mutant("the gradient's control without its scale", TWISTS, "self.scale / unit *", "1 / unit *"),
     Mutant("the gradient's control without 1/β", TWISTS, "self.scale / unit *", "self.scale *"),
-    Mutant("the last twist without 1/β", TWISTS, "x0), x0).to(torch.float64) / self.beta", "x0), x0).to(torch.float64)"),
+    Mutant("the last twist without 1/β", TWISTS, "x0), x0).detach().to(torch.float64) / self.beta", "x0), x0).detach().to(torch.float64)"),
     Mutant("the last step without noise is not taken", MDP, "return self.reference(state).mean if state.k else state.x", "return state.x"),
     Mutant("resampling: points that do not move", RESAMPLING, "device=log_weights.device) + points) / draws", "device=log_weights.device) + 0 * points + 0.5) / draws"),
     Mutant("resampling: points that miss the end", RESAMPLING, "device=log_weights.device) + points) / draws", "device=log_weights.device) + points) / (draws + 1)"),

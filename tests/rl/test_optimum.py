@@ -27,7 +27,7 @@ from unidiff.rl import (
     reweighted,
     walk,
 )
-from unidiff.rl.mdp import kernel
+from unidiff.rl.mdp import guess
 from unidiff.worlds import Estimate, Gaussian, OracleDenoiser, library
 from unidiff.worlds.rewards import Linear, LogDensity, Quadratic
 
@@ -277,7 +277,7 @@ def test_a_chain_is_a_policy_however_it_is_said() -> None:
     like = torch.empty(0, dtype=torch.float64)
     one, two = (
         walk(mdp, 64, torch.Generator().manual_seed(3), p, like=like)
-        for p in (policy, lambda state: kernel(policy, state))
+        for p in (policy, lambda state: policy.kernel(state.x, state.k, guess(policy, state)))
     )
     assert torch.equal(one.kl, two.kl)
     assert torch.equal(one.reward, two.reward)

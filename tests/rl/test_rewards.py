@@ -137,7 +137,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: WeightedSum([(1.0, WorldLogProb(WORLD)), (1.0, lambda x: x[:, :1])])(POINTS),
         ValueError,
-        "terms[1] must return shape [9], one number a datum, got [9, 1]",
+        "terms[1] must return shape [9], one number a chain, got [9, 1]",
     ),
     (
         lambda: WeightedSum([(1.0, lambda x: x[:, 0] > 0)])(POINTS),

@@ -7,7 +7,6 @@ torchebm is measured where it is installed. Each figure is the median of runs ta
 
 from __future__ import annotations
 
-import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from unidiff.bench.timing import seconds
+from unidiff.bench.timing import medians
 from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.running import Langevin
 from unidiff.score.state import Kernel, Noise
@@ -26,9 +25,6 @@ from unidiff.score.target import Target
 from unidiff.score.unadjusted import BAOAB, ULA
 from unidiff.worlds import library
 
-RUNS = 25
-# Works of more than SLOW seconds are run fewer times: a rival's loop of a second is known well enough by then.
-SLOW, SLOW_RUNS = 0.2, 7
 Energy = Callable[[Tensor], Tensor]
 
 
@@ -133,16 +129,6 @@ def peer(problem: Problem, x: Tensor) -> Callable[[], object] | None:
             energy_function=model, step_size=problem.step_size, noise_scale=1.0, device=x.device
         )
     return lambda: sampler.sample(x=x.clone(), n_steps=problem.steps)
-
-
-def medians(works: dict[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """The median time of each, in seconds, the works taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(RUNS):
-        for name, work in works.items():
-            if len(times[name]) < SLOW_RUNS or times[name][-1] < SLOW:
-                times[name].append(seconds(work, device))
-    return {name: statistics.median(column[len(column) // 5 :]) for name, column in times.items()}
 
 
 def agreement(problem: Problem, x: Tensor) -> float:

@@ -1,4 +1,5 @@
-"""The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``, ``elbo``; a module for each.
+"""The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``, ``elbo``, ``reward``,
+``finetune``; a module for each.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
 command was not understood, or asked for what cannot be: that is found out before any work. 130 it was interrupted.
@@ -21,6 +22,8 @@ _COMMANDS = {
     "sample": "draw samples from a checkpoint or a closed-form world",
     "likelihood": "measure log p of data under a checkpoint or a closed-form world",
     "elbo": "measure the variational bound of data, term by term",
+    "reward": "fit a classifier to labels, or a reward model to preferences",
+    "finetune": "train a checkpoint on a reward or on preferences, and say how far it is from the optimum",
 }
 
 
@@ -56,5 +59,7 @@ def _help(console: Console) -> None:
 
 def _fail(message: str, status: int) -> int:
     first = message.strip().splitlines()[0] if message.strip() else "no message"
-    Console(stderr=True).print(f"unidiff: {first}", style="red", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"unidiff: {first}", style="red", markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
     return status

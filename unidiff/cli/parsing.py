@@ -72,7 +72,7 @@ def tell(as_json: bool, facts: dict[str, Any]) -> int:
         print_json(facts)
     else:
         for name, fact in facts.items():
-            Console().print(f"{name}: {fact}", highlight=False, soft_wrap=True, markup=False)
+            Console().print(f"{name}: {fact}", highlight=False, soft_wrap=True, markup=False, emoji=False)
     return 0
 
 

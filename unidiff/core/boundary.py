@@ -117,6 +117,13 @@ def check_positive(argument: str, value: float) -> float:
     return value
 
 
+def check_share(argument: str, value: float) -> float:
+    """``value`` if it lies in [0, 1]. Raises TypeError, ValueError."""
+    if not 0.0 <= check_real(argument, value) <= 1.0:
+        raise ValueError(f"{argument} must lie in [0, 1], got {value}")
+    return value
+
+
 def check_count(argument: str, value: int, least: int = 1) -> int:
     """``value`` if it is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -94,6 +94,7 @@ class ReverseChain:
         step = bridge(core.schedule, earlier, later)
         _, log_prior = core.process.transition_coefficients(earlier, later)
         self.table = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior)
+        self._beside: dict[torch.device, ReverseChain] = {}
 
     @property
     def steps(self) -> int:
@@ -101,10 +102,18 @@ class ReverseChain:
         return self.grid.steps
 
     def beside(self, like: Tensor) -> ReverseChain:
-        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked."""
+        """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked.
+
+        Copied once for each device, so that a graph of what asks for them can be captured.
+        """
         device = like.device
         if self.levels.log_snr.device == device:
             return self
+        if device not in self._beside:
+            self._beside[device] = self._copied(device)
+        return self._beside[device]
+
+    def _copied(self, device: torch.device) -> ReverseChain:
         there, levels = copy.copy(self), self.levels
         there.levels = NoiseLevel(*(v.to(device) for v in (levels.t, levels.log_snr, levels.alpha, levels.sigma)))
         table = self.table
@@ -128,8 +137,12 @@ class ReverseChain:
 
     def kernel(self, xt: Tensor, k: Step, prediction: Prediction) -> Gaussian:
         """The step's Gaussian from a prediction at ``xt`` already made; k (one, or ``[B]`` of them) is trusted."""
-        mean = self.row(self.table.on_xt, k, xt) * xt + self.row(self.table.on_x0, k, xt) * prediction.x0
-        return Gaussian(mean, self.log_var(xt, k, prediction.level, prediction.variance_fraction))
+        own = self.log_var(xt, k, prediction.level, prediction.variance_fraction)
+        return Gaussian(self.mean(xt, k, prediction.x0), own)
+
+    def mean(self, xt: Tensor, k: Step, x0: Tensor) -> Tensor:
+        """The step's mean at ``xt`` for x̂_0 = ``x0``; k (one, or ``[B]`` of them) is trusted."""
+        return self.row(self.table.on_xt, k, xt) * xt + self.row(self.table.on_x0, k, xt) * x0
 
     def row(self, column: Tensor, k: Step, like: Tensor) -> Tensor:
         """Entry k − 1 of a table's column ``[N]``, in ``like``'s dtype and on its device, shaped to multiply it."""

@@ -53,8 +53,8 @@ class Denoiser(nn.Module):
         network: ``network(x [B, *E], noise [B] or [], condition [B] or None) -> [B, *E]``; noise is the log-SNR,
             clamped to ±30. With ``learned_variance`` it returns twice the channels (axis 1), the second half the
             variance fraction in (−1, 1) units (Nichol & Dhariwal 2021, eq. 15). If it also has ``embed(noise)`` and
-            ``body(x, embedding, condition)`` with ``network(x, noise, c) = body(x, embed(noise), c)``, a sampler embeds
-            all of its levels at once.
+            ``body(x, embedding, condition)`` with ``network(x, noise, c) = body(x, embed(noise), c)``, one level for a
+            whole batch is embedded once, and a sampler embeds all of its levels at once.
         event_shape: the shape E of one datum.
         prediction: what F is; with EDM preconditioning it must be ``"x0"``.
         preconditioning: ``"none"`` or ``"edm"``.
@@ -99,13 +99,19 @@ class Denoiser(nn.Module):
         self.num_classes = num_classes
 
     def forward(
-        self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
+        self,
+        xt: Tensor,
+        level: NoiseLevel,
+        condition: Tensor | None = None,
+        guidance: float = 1.0,
+        embedding: Tensor | None = None,
     ) -> Prediction:
         """The prediction at ``xt`` ``[B, *E]``; ``guidance`` 1 is the plain conditional model, 0 the unconditional.
 
-        The level is trusted (this runs inside loops): :meth:`unidiff.core.diffusion.Diffusion.predict` checks.
+        The level is trusted (this runs inside loops): :meth:`unidiff.core.diffusion.Diffusion.predict` checks. So is its
+        ``embedding``, ``[B, ·]`` or ``[1, ·]``, if it is known already (:meth:`embed`).
         """
-        output, fraction = self.evaluate(xt, level, condition, guidance)
+        output, fraction = self.evaluate(xt, level, condition, guidance, embedding)
         if self.preconditioning == "none":
             return Prediction(xt, level, {self.prediction: output}, fraction, guarded=False)
         skip, out = self.x0_coefficients(level)
@@ -155,6 +161,8 @@ class Denoiser(nn.Module):
     def _apply_network(
         self, x: Tensor, level: NoiseLevel, condition: Tensor | None, embedding: Tensor | None
     ) -> Tensor:
+        if embedding is None and level.log_snr.numel() == 1 < x.shape[0]:
+            embedding = self.embed(level.log_snr.reshape(1))
         if embedding is not None:
             output = cast("nn.Module", self.network).body(x, embedding, condition)  # pyright: ignore
         else:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_alike, check_finite, check_floating, check_state
 from unidiff.core.chain import ReverseChain
-from unidiff.core.denoiser import Denoiser
+from unidiff.core.denoiser import Denoiser, DenoiserLike
 from unidiff.core.denoising import noise_error
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.grid import TimeGrid
@@ -156,9 +156,15 @@ def chain_rows(
     return Rows(Gaussian(-gain * eps, log_var), Gaussian(gain * error - gain * eps, own), error)
 
 
-def embed_steps(chain: ReverseChain, like: Tensor) -> Tensor | None:
-    """The network's embedding of t_1 … t_N, ``[N, ·]``, in ``like``'s dtype, if it makes one apart from the state."""
-    denoiser = chain.core.denoiser
+def embed_steps(chain: ReverseChain, like: Tensor, denoiser: DenoiserLike | None = None) -> Tensor | None:
+    """The network's embedding of t_1 … t_N, ``[N, ·]``, for states like ``like``, if it makes one apart from the state.
+
+    Args:
+        chain: the grid.
+        like: a state.
+        denoiser: of another core on that grid; None for the chain's own.
+    """
+    denoiser = chain.core.denoiser if denoiser is None else denoiser
     return denoiser.embed(chain.levels.log_snr[1:].to(like)) if isinstance(denoiser, Denoiser) else None
 
 

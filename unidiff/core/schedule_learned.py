@@ -91,9 +91,11 @@ class Learned(nn.Module, Schedule):
     @torch.no_grad()
     def _time(self, log_snr: Tensor) -> Tensor:
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        first, rise = self._ends(log_snr)
+        sought = first + rise * (self.log_snr_max.to(log_snr.device) - log_snr) / self._span(log_snr)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            noisier = self._log_snr(middle) < log_snr
+            noisier = self._k(middle) > sought
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return 0.5 * (low + high)
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from unidiff.core.chain import Variance
+from unidiff.core.diffusion import Diffusion
 from unidiff.identities.case import Case, sampled
 from unidiff.identities.chains import denoiser_kappa, grid_of
 from unidiff.identities.joints import Joint, OfGaussian, Reference, drawn, points
-from unidiff.identities.laws import ALGEBRAIC_C, Algebraic, Bound, Sides
+from unidiff.identities.laws import ALGEBRAIC_C, Algebraic, Bound, Quadrature, Sides
 from unidiff.identities.registry import register
-from unidiff.identities.tilts import BETA
+from unidiff.identities.tilts import BETA, quadratic
 from unidiff.identities.truths import components
 from unidiff.identities.variances import Book
-from unidiff.rl import DenoisingMDP, LinearChain, Optimum, State, linear_optimum
+from unidiff.rl import DenoisingMDP, LinearChain, Optimum, State, linear_optimum, reachable
 from unidiff.rl.optimum import Start
 from unidiff.worlds import Gaussian, GaussianMixture, OracleDenoiser
-from unidiff.worlds.rewards import LogDensity, QuadraticReward
+from unidiff.worlds.rewards import Linear, LogDensity, Quadratic, QuadraticReward
 
 
 def worth(reward: QuadraticReward, found: Optimum, chain: LinearChain) -> Tensor:
@@ -97,6 +99,63 @@ class SteadyIsBest(OfGaussian, Bound):
                 worst = max(worst, float(worth(reward, found, LinearChain(gain, shift, policy.covariance)) - best))
         size = self.size(case, reference.joint, reward, reference.joint.marginal().mean[None], 0)
         return worst, ALGEBRAIC_C * torch.finfo(torch.float64).eps * float(size)
+
+
+@register
+class Reach(OfGaussian, Quadrature):
+    """Item 54 without a matrix: dynamic programming on a lattice finds the best policy that keeps σ, for any reward.
+
+    Held against the recursion of matrices where there is one, on the first number of Gaussian data, with a linear and a
+    quadratic reward: E r/β, KL, log Z, the gap, and u at three states. What is refined is the lattice.
+    """
+
+    name = "steady-reach"
+    statement = (
+        r"V_k(x)=\max_u\left\{\mathrm{E}_\xi V_{k-1}(\mu+\sigma(u+\xi))-\frac{\beta}{2}\|u\|^2\right\}:\quad "
+        r"\log Z-\mathrm{E}V_N/\beta=\mathrm{KL}(p_u\,\|\,p^*)"
+    )
+    views = ("rl",)
+    source = "Bertsekas 2017, section 1.3; Todorov 2009"
+    conditions = "one number of Gaussian data, the exact denoiser, where data and noise are both heard; three schedules"
+    refinements = (32, 48, 72, 108)
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and case.dtype == torch.float64 and sampled(case)
+
+    def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
+        world = cast("Gaussian", case.world).to(device="cpu")
+        # Half a deviation from the origin: a quadratic reward of data far from it has its best policy beyond any lattice.
+        var = world.covariance[:1, :1]
+        one = OracleDenoiser(Gaussian(0.5 * var[0].sqrt(), var))
+        chain = Diffusion(case.heard.schedule, one).chain(grid_of(case.heard, 3), "posterior")
+        book = LinearChain.of(chain)
+        A, b = (v.to("cpu", torch.float64) for v in quadratic(case))
+        x, found, known = drawn(case, "reach", 3, 1), [], []
+        for reward in (Linear(b[:1]), Quadratic(A[:1, :1], b[:1])):
+            own = reachable(DenoisingMDP(chain, reward, beta=BETA), points=n)
+            best = linear_optimum(book, reward, BETA, "kept")
+            u = [own.control(x, k) for k in range(1, chain.steps + 1)]
+            figures = torch.tensor(
+                [own.reward / BETA, own.kl, own.log_z, own.gap, own.value / BETA], dtype=torch.float64
+            )
+            found += [figures, torch.cat(u).flatten()]
+            steady = best.steady
+            known += [
+                torch.stack(
+                    [
+                        best.expected_reward(steady) / BETA,
+                        steady.kl(best.reference),
+                        book.marginal().tilt_by(reward, BETA)[1],
+                        best.steady_gap,
+                        best.steady_objective / BETA,
+                    ]
+                ),
+                torch.cat([best.control(x, k) for k in range(1, chain.steps + 1)]).flatten(),
+            ]
+        return torch.cat(found), torch.cat(known)
+
+    def rounding(self, case: Case) -> float:
+        return case.eps
 
 
 @register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unidiff.report.budget import budget
+from unidiff.report.curves import curves
 from unidiff.report.html import write_html
 from unidiff.report.images import save_grid, save_samples, save_scatter
 from unidiff.report.mathematics import Formulas
@@ -17,6 +18,7 @@ __all__ = [
     "Row",
     "budget",
     "by_view",
+    "curves",
     "print_report",
     "rows",
     "save_grid",

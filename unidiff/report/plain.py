@@ -15,11 +15,12 @@ _GREEK = {
 } | {"lambda": "λ", "Lambda": "Λ", "varepsilon": "ε", "varsigma": "ς", "varphi": "φ", "vartheta": "ϑ"}  # fmt: skip
 _SYMBOLS = _GREEK | {
     "cdot": "·", "circ": "∘", "times": "×", "pm": "±", "nabla": "∇", "partial": "∂", "int": "∫", "sum": "Σ", "prod": "∏",
-    "propto": " ∝ ", "sim": " ~ ", "in": " ∈ ", "le": " ≤ ", "leq": " ≤ ", "ge": " ≥ ", "geq": " ≥ ", "ne": " ≠ ",
+    "propto": " ∝ ", "sim": " ~ ", "succ": " ≻ ", "in": " ∈ ", "le": " ≤ ", "leq": " ≤ ", "ge": " ≥ ", "geq": " ≥ ",
+    "ne": " ≠ ",
     "neq": " ≠ ", "ll": " ≪ ", "gg": " ≫ ", "approx": " ≈ ", "equiv": " ≡ ", "Rightarrow": " ⇒ ", "to": " → ",
     "leftarrow": " ← ", "mapsto": " ↦ ", "mid": " | ", "vert": "|", "Vert": "‖", "|": "‖", "lfloor": "⌊", "rfloor": "⌋",
     "langle": "⟨", "rangle": "⟩",
-    "top": "ᵀ", "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}",
+    "top": "ᵀ", "ell": "ℓ", "infty": "∞", "varnothing": "∅", "imath": "ı", "ldots": "…", "dots": "…", "{": "{", "}": "}",
     "quad": "   ", "qquad": "   ", ",": " ", ";": " ", ":": " ", " ": " ", "!": "", "left": "", "middle": "", "right": "",
     "bigl": "", "bigr": "",
 }  # fmt: skip

@@ -25,10 +25,10 @@ from unidiff.core.boundary import check_count, check_finite, check_floating, che
 from unidiff.core.chain import ReverseChain
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.weights import effective_size, log_mean_exp
-from unidiff.rl.mdp import DenoisingMDP, State, kernel
+from unidiff.rl.mdp import DenoisingMDP, State, guess
 from unidiff.worlds.estimate import Estimate, monte_carlo
 
-Policy = ReverseChain | Callable[[State], Gaussian]
+StepLaw = ReverseChain | Callable[[State], Gaussian]
 """A chain on the reference's grid, or any law of the next state given a state."""
 
 
@@ -71,7 +71,7 @@ def walk(
     mdp: DenoisingMDP,
     n: int,
     generator: torch.Generator | None = None,
-    policy: Policy | None = None,
+    policy: StepLaw | None = None,
     condition: Tensor | None = None,
     like: Tensor | None = None,
     rows: int = 4096,
@@ -108,20 +108,26 @@ def walk(
 
 
 def _walk(
-    mdp: DenoisingMDP, policy: Policy | None, state: State, generator: torch.Generator | None
+    mdp: DenoisingMDP, policy: StepLaw | None, state: State, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     earned, kl = (torch.zeros(len(state.x), dtype=torch.float64, device=state.x.device) for _ in range(2))
     for _ in range(mdp.horizon):
         law = mdp.reference(state)
         x = torch.randn(state.x.shape, generator=generator, dtype=state.x.dtype, device=state.x.device)
         if policy is not None:
-            own = kernel(policy, state, mdp.guidance) if isinstance(policy, ReverseChain) else policy(state)
+            own = _law(policy, state, mdp.guidance)
             kl += own.kl(law).to(torch.float64)
             x = (own.mean - law.mean) / law.std + own.std / law.std * x
         outcome = mdp.step(state, x if mdp.action == "residual" else law.mean + law.std * x, law)
-        earned += (outcome.reward + outcome.charge).to(torch.float64)
+        earned += outcome.paid.to(torch.float64)
         state = outcome.state
     return earned, kl
+
+
+def _law(policy: StepLaw, state: State, guidance: float) -> Gaussian:
+    if isinstance(policy, ReverseChain):
+        return policy.kernel(state.x, state.k, guess(policy, state, guidance))
+    return policy(state)
 
 
 def reweighted(reward: Tensor, beta: float) -> EstimatedOptimum:
@@ -171,7 +177,7 @@ def estimated_optimum(
 
 def path_kl(
     mdp: DenoisingMDP,
-    policy: Policy,
+    policy: StepLaw,
     log_z: Estimate,
     n: int,
     generator: torch.Generator | None = None,

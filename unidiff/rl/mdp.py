@@ -21,10 +21,14 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unidiff.core.boundary import check_alike, check_count, check_floating, check_name, check_not_negative, check_type
-from unidiff.core.chain import ReverseChain
+from unidiff.core.chain import ReverseChain, Step
+from unidiff.core.denoiser import Denoiser, DenoiserLike
 from unidiff.core.gaussian import Gaussian
+from unidiff.core.ladder import embed_steps
+from unidiff.core.prediction import Prediction
 
 Action = Literal["residual", "state"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -55,15 +59,20 @@ class Outcome:
 
     Attributes:
         state: the next one; the data themselves, x_{t_0}, where the chains have ended.
-        reward: ``[B]``, less the charge.
+        paid: what the step earned, without the charge (a charge may be so large that it swallows this), ``[B]``.
         charge: ½β‖a‖², ``[B]``, in units of reward.
         done: whether the chains have ended, all together.
     """
 
     state: State
-    reward: Tensor
+    paid: Tensor
     charge: Tensor
     done: bool
+
+    @property
+    def reward(self) -> Tensor:
+        """What was paid, less the charge, ``[B]``."""
+        return self.paid - self.charge
 
 
 class DenoisingMDP:
@@ -132,7 +141,7 @@ class DenoisingMDP:
     @torch.no_grad()
     def reference(self, state: State) -> Gaussian:
         """p_ref(x_{t_{k−1}}|x_{t_k}); the state is trusted."""
-        return kernel(self.chain, state, self.guidance)
+        return self.chain.kernel(state.x, state.k, guess(self.chain, state, self.guidance))
 
     def data(self, state: State) -> Tensor:
         """x_{t_0} of chains that have no decision left, ``[B, *E]``: theirs, or the mean of the last step without noise."""
@@ -154,30 +163,58 @@ class DenoisingMDP:
         if state.k < self.last:
             raise ValueError("state has ended; start anew")
         check_alike(state=state.x, action=action)
-        law = self.reference(state) if law is None else law
-        if self.action == "residual":
-            residual, x = action, law.mean + law.std * action
-        else:
-            residual, x = (action - law.mean) / law.std, action
-        charge = 0.5 * self.beta * residual.flatten(1).square().sum(1)
+        x, charge = self.act(self.reference(state) if law is None and self.asks else law, action)
         after = State(x, state.k - 1, state.condition)
         done = after.k < self.last
         if done:
             after = State(self.data(after), 0, after.condition)
-        earned = -charge
+        earned = torch.zeros_like(charge)
         if self.step_reward is not None:
             times = self.chain.grid.times
             paid = self.step_reward(state.x, x, float(times[state.k]), float(times[state.k - 1]))
-            earned = earned + checked("step_reward", paid, x)
+            earned = earned + checked("step_reward", paid, x).detach()
         if done and self.reward is not None:
-            earned = earned + checked("reward", self.reward(after.x), x)
+            earned = earned + checked("reward", self.reward(after.x), x).detach()
         return Outcome(after, earned, charge, done)
 
+    @property
+    def asks(self) -> bool:
+        """Whether a step needs the reference's law: a state that is chosen as it is, and not charged for, does not."""
+        return self.action == "residual" or self.beta > 0
 
-def kernel(chain: ReverseChain, state: State, guidance: float = 1.0) -> Gaussian:
-    """A chain's p(x_{t_{k−1}}|x_{t_k}), in the state of another: any policy that is a chain. Arguments are trusted."""
-    level = chain.levels[state.k].to(state.x)
-    return chain.kernel(state.x, state.k, chain.core.denoiser(state.x, level, state.condition, guidance))
+    def act(self, law: Gaussian | None, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Where ``action`` ``[B, *E]`` leads, and its charge ``[B]``; ``law`` is None only if nothing ``asks`` for it."""
+        if law is None:
+            return action, action.new_zeros(len(action))
+        if self.action == "residual":
+            residual, x = action, law.mean + law.std * action
+        else:
+            residual, x = (action - law.mean) / law.std, action
+        return x, 0.5 * self.beta * residual.flatten(1).square().sum(1)
+
+
+def guess(chain: ReverseChain, state: State, guidance: float = 1.0) -> Prediction:
+    """What a chain's denoiser says of the state of another: any policy that is a chain. Arguments are trusted."""
+    return guess_at(chain, state.x, state.k, state.condition, guidance)
+
+
+def guess_at(chain: ReverseChain, x: Tensor, k: Step, condition: Tensor | None, guidance: float = 1.0) -> Prediction:
+    """:func:`guess` of x_{t_k}, for k as :meth:`~unidiff.core.chain.ReverseChain.kernel` takes it."""
+    return ask(chain.core.denoiser, chain, x, k, condition, guidance)
+
+
+def ask(
+    denoiser: DenoiserLike, chain: ReverseChain, x: Tensor, k: Step, condition: Tensor | None, guidance: float
+) -> Prediction:
+    """What any denoiser says of x_{t_k} on a chain's grid; k is one, or a tensor ``[1]`` or ``[B]`` beside ``x``."""
+    level = chain.levels[k].to(x)
+    # Many rows share few levels, and each is embedded once.
+    many = isinstance(k, Tensor) and len(k) >= chain.steps and isinstance(denoiser, Denoiser)
+    known = embed_steps(chain, x, denoiser) if many else None
+    if known is None:
+        return denoiser(x, level, condition, guidance)
+    # The gradient of embedding() is the same bits each time, also on a GPU; that of an index is not.
+    return denoiser(x, level, condition, guidance, functional.embedding(k - 1, known))  # pyright: ignore
 
 
 def decodes(chain: ReverseChain) -> bool:
@@ -185,14 +222,36 @@ def decodes(chain: ReverseChain) -> bool:
     return bool(torch.isneginf(chain.table.log_posterior_var[0]))
 
 
-def checked(name: str, value: Tensor, x: Tensor) -> Tensor:
-    """``value`` if it is one finite number for each row of ``x``."""
+def fixed_variance(chain: ReverseChain) -> bool:
+    """Whether the variance of a step is that of its times, whatever the state."""
+    return chain.variance in ("posterior", "prior") or (chain.variance == "optimal" and chain.x0_variance is not None)
+
+
+def one_each(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """``value``, its graph kept, if it is one floating-point number for each row of ``x``; it may not be finite.
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: another shape than ``[B]``.
+    """
     check_floating(f"what {name} returns", value)
+    # Summed as it is, a column [B, 1] would become a table [B, B].
     if value.shape != x.shape[:1]:
         raise ValueError(f"{name} must return shape [{x.shape[0]}], one number a chain, got {list(value.shape)}")
+    return value
+
+
+def checked(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """``value`` in the dtype of ``x``, its graph kept, if it is one finite number for each row of ``x``.
+
+    Raises:
+        TypeError, ValueError: as :func:`one_each`; another device.
+        FloatingPointError: with how many are not finite.
+    """
+    one_each(name, value, x)
     if value.device != x.device:
         raise ValueError(f"{name} must return its numbers on {x.device}, where the chains are, got {value.device}")
     lost = int((~torch.isfinite(value)).sum())
     if lost:
         raise FloatingPointError(f"{name} returned {lost} of {len(value)} values that are not finite")
-    return value.detach().to(x.dtype)
+    return value.to(x.dtype)

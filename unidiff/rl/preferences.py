@@ -25,7 +25,7 @@ from unidiff.core.boundary import (
     check_positive,
     nearest,
 )
-from unidiff.rl.data import check_data, check_labels
+from unidiff.rl.heads.data import check_data, check_labels
 from unidiff.rl.mdp import Reward, checked
 
 _KEYS = ("winner", "loser", "condition")

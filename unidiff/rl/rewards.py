@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_floating, check_real, check_type
-from unidiff.rl.mdp import Reward
+from unidiff.rl.mdp import Reward, one_each
 from unidiff.worlds.rewards import QuadraticReward
 from unidiff.worlds.world import World
 
@@ -45,7 +45,7 @@ class WeightedSum:
             raise ValueError("terms must hold at least one pair (weight, reward), got none")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The sum at ``x`` ``[B, *E]``, ``[B]``. Raises as :func:`one_each`, naming the term."""
+        """The sum at ``x`` ``[B, *E]``, ``[B]``. Raises as :func:`unidiff.rl.mdp.one_each`, naming the term."""
         parts = [weight * one_each(f"terms[{i}]", reward(x), x) for i, (weight, reward) in enumerate(self.terms)]
         return torch.stack(parts).sum(0)
 
@@ -142,20 +142,6 @@ class ClassLogProb:
     def _check_label(self, classes: int) -> None:
         if self.label >= classes:
             raise ValueError(f"label must lie in 0 … {classes - 1}, the classifier's classes, got {self.label}")
-
-
-def one_each(name: str, value: Tensor, x: Tensor) -> Tensor:
-    """``value``, its graph kept, if it is one floating-point number for each row of ``x``; it may not be finite.
-
-    Raises:
-        TypeError: no floating-point tensor.
-        ValueError: another shape than ``[B]``.
-    """
-    check_floating(f"what {name} returns", value)
-    # Summed as it is, a column [B, 1] would become a table [B, B].
-    if value.shape != x.shape[:1]:
-        raise ValueError(f"{name} must return shape [{x.shape[0]}], one number a datum, got {list(value.shape)}")
-    return value
 
 
 def _term(i: int, term: Any) -> tuple[float, Reward]:

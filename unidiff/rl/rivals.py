@@ -96,7 +96,7 @@ def best_of_n(
     for _ in range(mdp.horizon):
         state = State(mdp.reference(state).sample(generator, check=False), state.k - 1, state.condition)
     x0 = mdp.data(state)
-    value = checked("reward", reward(x0), x0).reshape(count, n)
+    value = checked("reward", reward(x0), x0).detach().reshape(count, n)
     best, index = value.max(1)
     return Best(x0.reshape(count, n, *x0.shape[1:])[torch.arange(count, device=x0.device), index], best, n)
 

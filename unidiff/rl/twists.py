@@ -94,7 +94,7 @@ class Guide:
 
     def gain(self, x0: Tensor) -> Tensor:
         """r(x_0)/β at data, float64 ``[B]``: what the last twist is, whatever the others are."""
-        return checked("reward", reward_of(self.mdp)(x0), x0).to(torch.float64) / self.beta
+        return checked("reward", reward_of(self.mdp)(x0), x0).detach().to(torch.float64) / self.beta
 
     def outlook(self, state: State) -> Outlook:
         """What is known at ``state``, k ≥ 1, by one call of the denoiser.
@@ -122,7 +122,7 @@ class Guide:
             check_finite(f"control at step {k}", control)
         twist = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if value is not None:
-            twist = checked(f"{name} at step {k}", value, x).to(torch.float64) / unit
+            twist = checked(f"{name} at step {k}", value, x).detach().to(torch.float64) / unit
         if slope:
             control = self.scale / unit * law.std * _slope(name, value, x)
         return Outlook(law, twist, control)

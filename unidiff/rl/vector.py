@@ -181,6 +181,6 @@ def _stacked(states: list[State]) -> State:
 
 def _joined(outcomes: list[Outcome]) -> Outcome:
     return Outcome(
-        _stacked([o.state for o in outcomes]), torch.cat([o.reward for o in outcomes]),
+        _stacked([o.state for o in outcomes]), torch.cat([o.paid for o in outcomes]),
         torch.cat([o.charge for o in outcomes]), outcomes[0].done,
     )  # fmt: skip

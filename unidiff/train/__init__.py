@@ -8,6 +8,8 @@ from unidiff.train.build import build_core
 from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
+from unidiff.train.finetune import FineTuner
+from unidiff.train.finetune_config import FineTuneConfig
 from unidiff.train.fitting import Spread, estimator_spread, fit_schedule, least_second_moment
 from unidiff.train.heads import load_head, save_head
 from unidiff.train.loss import denoising_loss
@@ -23,6 +25,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Dataset",
+    "FineTuneConfig",
+    "FineTuner",
     "Spread",
     "TrainConfig",
     "Trainer",

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unidiff.core import networks
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
+from unidiff.rl.trainable import CorrectedDenoiser
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import Dataset, load_data, names
+from unidiff.train.exact import kind_of, rebuilt
 
 
 def build_core(config: TrainConfig, data: Dataset) -> Diffusion:
@@ -80,39 +83,61 @@ def describe(core: Diffusion) -> dict[str, Any]:
     """The core without its numbers, JSON-ready, for :func:`rebuild`.
 
     Raises:
-        ValueError: the denoiser is no :class:`~unidiff.core.denoiser.Denoiser`, or its network has no ``config()``.
+        ValueError: the denoiser is no :class:`~unidiff.core.denoiser.Denoiser` and no correction of a world's exact one, or
+            its network has no ``config()``.
     """
     denoiser = core.denoiser
-    if not isinstance(denoiser, Denoiser):
-        raise ValueError(f"core must hold a Denoiser to be saved, got {type(denoiser).__name__}")
-    config = getattr(denoiser.network, "config", None)
-    if config is None:
+    network = _config_of(denoiser.network) if isinstance(denoiser, Denoiser | CorrectedDenoiser) else {}
+    known = {"schedule": core.schedule.config(), "network": network}
+    if isinstance(denoiser, Denoiser):
+        return known | {
+            "denoiser": {
+                "event_shape": list(denoiser.event_shape),
+                "prediction": denoiser.prediction,
+                "preconditioning": denoiser.preconditioning,
+                "data_std": denoiser.data_std,
+                "learned_variance": denoiser.learned_variance,
+                "num_classes": denoiser.num_classes,
+            }
+        }
+    kind = kind_of(denoiser.reference) if isinstance(denoiser, CorrectedDenoiser) else None
+    if kind is None:
         raise ValueError(
-            f"network must have config() to be saved, {type(denoiser.network).__name__} has none; "
-            "see unidiff.core.networks.register"
+            f"core must hold a Denoiser, or a correction of a world's, to be saved, got {_named(denoiser)}"
         )
-    return {
-        "schedule": core.schedule.config(),
-        "network": config(),
-        "denoiser": {
-            "event_shape": list(denoiser.event_shape),
-            "prediction": denoiser.prediction,
-            "preconditioning": denoiser.preconditioning,
-            "data_std": denoiser.data_std,
-            "learned_variance": denoiser.learned_variance,
-            "num_classes": denoiser.num_classes,
-        },
-    }
+    return known | {"corrects": kind}
 
 
-def rebuild(description: Mapping[str, Any]) -> Diffusion:
-    """The core that :func:`describe` described, with new parameters. Raises ValueError where it describes none."""
+def rebuild(description: Mapping[str, Any], world: Mapping[str, Tensor] | None = None) -> Diffusion:
+    """The core that :func:`describe` described, with new parameters; ``world`` are the tensors of what it corrects.
+
+    Raises:
+        ValueError: where it describes none.
+    """
     try:
-        options = dict(description["denoiser"])
-        event_shape = tuple(options.pop("event_shape"))
+        schedule = Schedule.from_config(description["schedule"])
         with torch.random.fork_rng(devices=[]):
             network = networks.build(description["network"])
-        denoiser = Denoiser(network, event_shape, **options)
-        return Diffusion(Schedule.from_config(description["schedule"]), denoiser)
+        if "corrects" in description:
+            return Diffusion(schedule, CorrectedDenoiser(rebuilt(description["corrects"], world or {}), network))
+        options = dict(description["denoiser"])
+        event_shape = tuple(options.pop("event_shape"))
+        return Diffusion(schedule, Denoiser(network, event_shape, **options))
     except (KeyError, TypeError) as error:
         raise ValueError(f"description does not describe a core: {error!r}") from error
+
+
+def _config_of(network: Any) -> dict[str, Any]:
+    config = getattr(network, "config", None)
+    if config is None:
+        raise ValueError(
+            f"network must have config() to be saved, {type(network).__name__} has none; "
+            "see unidiff.core.networks.register"
+        )
+    return config()
+
+
+def _named(denoiser: Any) -> str:
+    if isinstance(denoiser, CorrectedDenoiser):
+        return f"a correction of {type(denoiser.reference).__name__}"
+    return type(denoiser).__name__

@@ -5,8 +5,8 @@ flushed. So at every moment, power cut included, the name holds one whole checkp
 document and all the tensors, checked on every read.
 
 ``about``: ``core`` (see :func:`unidiff.train.build.describe`), and from a trainer ``train``, ``data`` and ``progress``.
-Tensors: ``parameters.*``, ``ema.*`` (of the network), ``ema_schedule.*`` (of a schedule that is trained), ``optimizer.*``,
-``random.*``.
+Tensors: ``parameters.*``, ``world.*`` (of a closed form that is corrected), ``ema.*`` (of the network), ``ema_schedule.*``
+(of a schedule that is trained), ``optimizer.*``, ``random.*``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from unidiff.core.boundary import check_device, check_type
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
+from unidiff.rl.trainable import CorrectedDenoiser
 from unidiff.train.build import describe, rebuild
 from unidiff.train.digest import digest
+from unidiff.train.exact import tensors_of
+from unidiff.worlds.oracle import OracleDenoiser
 
 FORMAT = "unidiff-checkpoint"
 VERSION = "1"
@@ -95,7 +98,7 @@ def read(path: str | Path) -> Checkpoint:
 def save_core(path: str | Path, core: Diffusion) -> Path:
     """A checkpoint with nothing but the core: what a fine-tuned model is kept in. Raises TypeError for no core."""
     check_type("core", core, Diffusion)
-    return write(path, Checkpoint(parameters(core), {"core": describe(core)}))
+    return write(path, Checkpoint(tensors_of_core(core), {"core": describe(core)}))
 
 
 def load_core(path: str | Path, ema: bool = True, device: torch.device | str = "cpu") -> Diffusion:
@@ -117,11 +120,11 @@ def load_core(path: str | Path, ema: bool = True, device: torch.device | str = "
 def restore_core(checkpoint: Checkpoint, path: str | Path, ema: bool) -> Diffusion:
     """The core in ``checkpoint``; ``path`` is for messages."""
     try:
-        core = rebuild(checkpoint.about["core"])
+        core = rebuild(checkpoint.about["core"], checkpoint.under("world"))
         adopt(core, checkpoint.under("parameters"))
         averaged = checkpoint.under("ema")
         if ema and averaged:
-            adopt(network_of(core), averaged)
+            adopt(averaged_of(core), averaged)
         schedule = checkpoint.under("ema_schedule")
         if ema and schedule and isinstance(core.schedule, nn.Module):
             core.schedule.load_state_dict(schedule)
@@ -135,11 +138,23 @@ def parameters(module: nn.Module) -> dict[str, Tensor]:
     return {f"parameters.{name}": t for name, t in module.state_dict().items()}
 
 
+def tensors_of_core(core: Diffusion) -> dict[str, Tensor]:
+    """All that :func:`unidiff.train.build.rebuild` needs of a core that can be described, by their names in a checkpoint."""
+    corrects = core.denoiser.reference if isinstance(core.denoiser, CorrectedDenoiser) else None
+    known = tensors_of(corrects.world) if isinstance(corrects, OracleDenoiser) else {}
+    return parameters(core) | {f"world.{name}": t for name, t in known.items()}
+
+
 def network_of(core: Diffusion) -> nn.Module:
     """The network of a core that has one. Raises ValueError for a core without."""
     if not isinstance(core.denoiser, Denoiser) or not isinstance(core.denoiser.network, nn.Module):
         raise ValueError(f"core must hold a Denoiser with a network, got {type(core.denoiser).__name__}")
     return core.denoiser.network
+
+
+def averaged_of(core: Diffusion) -> nn.Module:
+    """What ``ema.*`` in a checkpoint are the parameters of: the network, or that of a correction."""
+    return core.denoiser.network if isinstance(core.denoiser, CorrectedDenoiser) else network_of(core)
 
 
 def adopt(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from unidiff.core.boundary import check_device, check_name
-from unidiff.rl.classifier import Classifier
-from unidiff.rl.reward_model import RewardModel
+from unidiff.rl.heads.classifier import Classifier
+from unidiff.rl.heads.reward_model import RewardModel
 from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, adopt, one_line, parameters, read, write
 
 Head = RewardModel | Classifier

@@ -12,11 +12,31 @@ improving the training dynamics of diffusion models", section 3.1) with their γ
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from unidiff.train.config import TrainConfig
+from unidiff.train.config import Decay
 
 
-def rate(config: TrainConfig, step: int, progress: float) -> float:
+class Paced(Protocol):
+    """What a run's options say of its rate."""
+
+    @property
+    def lr(self) -> float:
+        """The peak."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Steps of rising."""
+        ...
+
+    @property
+    def decay(self) -> Decay:
+        """How it falls."""
+        ...
+
+
+def rate(config: Paced, step: int, progress: float) -> float:
     """The learning rate of the step after ``step`` steps, with ``progress`` in [0, 1] of the budget spent."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     fall = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.decay == "cosine" else 1.0

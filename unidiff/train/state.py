@@ -97,17 +97,23 @@ def restore(trainer: Trainer, kept: Checkpoint, progress: dict[str, Any]) -> Non
         trainer.learner.ema.module.load_state_dict(kept.under("ema_schedule"))
         parameters += trainer.learner.parameters
     trainer.window.copy_(kept.tensors["progress.window"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in kept.under("optimizer").items():
-        index, slot = name.split(".")
-        moments.setdefault(int(index), {})[slot] = tensor
-    _check_slots(moments, progress["slots"], parameters)
+    moments = moments_of(kept, progress["slots"], parameters)
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
     trainer.noise.set_state(kept.tensors["random.noise"])
     trainer.times.set_state(kept.tensors["random.times"])
     trainer.default_states = {name: kept.tensors[f"random.{name}"] for name in trainer.default_states}
     trainer.order.position = int(progress["position"])
     trainer.step, trainer.elapsed = int(progress["step"]), float(progress["elapsed"])
+
+
+def moments_of(kept: Checkpoint, slots: list[int], parameters: list[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
+    """AdamW's moments in ``kept``, by the place of their parameter. Raises ValueError if they are not those parameters'."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in kept.under("optimizer").items():
+        index, slot = name.split(".")
+        moments.setdefault(int(index), {})[slot] = tensor
+    _check_slots(moments, slots, parameters)
+    return moments
 
 
 def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameters: list[nn.Parameter]) -> None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from unidiff.core.boundary import check_type
-from unidiff.rl.fitting import ROWS, Fit, FitConfig, OnStep, fit
+from unidiff.rl.heads.fitting import ROWS, Fit, FitConfig, OnStep, fit
+from unidiff.rl.heads.trunk import Trunk
 from unidiff.rl.preferences import Preferences, log_preference
-from unidiff.rl.trunk import Trunk
 
 
 class RewardModel(nn.Module):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unidiff.core.boundary import check_count, check_type
-from unidiff.rl.data import check_data, check_labels
-from unidiff.rl.fitting import Fit, FitConfig, OnStep, fit
-from unidiff.rl.trunk import Trunk
+from unidiff.rl.heads.data import check_data, check_labels
+from unidiff.rl.heads.fitting import Fit, FitConfig, OnStep, fit
+from unidiff.rl.heads.trunk import Trunk
 
 
 class Classifier(nn.Module):
