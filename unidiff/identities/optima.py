@@ -244,11 +244,12 @@ class LinearControl(OfGaussian, Algebraic):
             assert b is not None
             for k in range(1, found.policy.steps + 1):
                 xt = reference.draws(case, k)
-                law = reference.chain.step(xt.to(case.dtype), k)
-                mean, var = law.mean.to(torch.float64), law.var.to(torch.float64).expand(xt.shape)
+                law = reference.chain.step(xt.to(case.x0), k)
+                mean, var = (v.to("cpu", torch.float64).expand(xt.shape) for v in (law.mean, law.var))
                 slope = b if k == 1 else b @ reference.joint.regression(k - 1)[0]
                 lift = (var * slope / BETA).expand_as(mean)
-                size = mean.abs() + found.policy.gain[k - 1].norm() * xt.norm(dim=1)[:, None] + case.world.mean.norm()
+                size = mean.abs() + found.policy.gain[k - 1].norm() * xt.norm(dim=1)[:, None]
+                size = size + case.world.mean.norm().to(mean)
                 size = size + case.dim * found.policy.steps * lift.abs()
                 moved = found.policy.step_mean(xt, k)
                 yield Sides(moved, mean + lift, size)
@@ -257,5 +258,5 @@ class LinearControl(OfGaussian, Algebraic):
                     lift / var.sqrt(),
                     (slope.norm() / BETA * case.dim * found.policy.steps * var.sqrt()),
                 )
-                stored = 1 + law.log_var.abs().max().to(torch.float64)
+                stored = 1 + law.log_var.abs().max().to(mean)
                 yield Sides(found.policy.covariance[k - 1].diagonal(), var[0], var[0] * stored)

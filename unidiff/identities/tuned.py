@@ -286,11 +286,12 @@ class Beside(Identity):
     """Where a tuned chain is."""
 
     views = ("rl",)
-    conditions = "a linear-Gaussian chain and a policy beside it that is linear; in float64"
+    conditions = "a linear-Gaussian chain and a policy beside it that is linear; in float64, on the CPU where its matrices are"
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
-        return isinstance(case.world, Gaussian) and case.exact and case.dtype == torch.float64
+        known = isinstance(case.world, Gaussian) and case.exact
+        return known and case.dtype == torch.float64 and case.device.type == "cpu"
 
     @staticmethod
     def subjects(case: Case) -> list[Tuned]:
