@@ -286,7 +286,7 @@ class Beside(Identity):
     """Where a tuned chain is."""
 
     views = ("rl",)
-    conditions = "a linear-Gaussian chain and a policy beside it that is linear; in float64, on the CPU where its matrices are"
+    conditions = "a linear-Gaussian chain and a linear policy beside it; in float64, on the CPU where its matrices are"
     subject = "optimal"
 
     def applies(self, case: Case) -> bool:
