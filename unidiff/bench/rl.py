@@ -1,4 +1,4 @@
-"""``python -m unidiff.bench.rl``: every way to a better reward beside the optimum that is known, and what each cost.
+"""``unidiff bench rl``: every way to a better reward beside the optimum that is known, and what each cost.
 
 On a world in the plane p* ∝ p_ref e^{r/β} is known, and what can be reached of it: the best policy that keeps the
 reference's σ (:func:`unidiff.rl.reachable`) is the floor of every method that trains a mean. A row of the table is a
@@ -290,7 +290,7 @@ def _pair(estimate: Estimate) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse and run."""
-    run(tyro.cli(RLBenchOptions, args=arguments, prog="python -m unidiff.bench.rl"))
+    run(tyro.cli(RLBenchOptions, args=arguments, prog="unidiff bench rl"))
 
 
 if __name__ == "__main__":
