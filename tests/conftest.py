@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 matplotlib.use("Agg")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Side by side, threads that wait for each other by spinning would take another test's core.
+    torch.set_num_threads(1)
+
 # The default profile draws the same examples each run: a failure here is a failure everywhere.
 # `HYPOTHESIS_PROFILE=search` looks for new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

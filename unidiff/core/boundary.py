@@ -166,15 +166,19 @@ def _no_device(name: object, error: Exception) -> ValueError:
 
 def as_float64(argument: str, value: Any) -> Tensor:
     """A float64 tensor of ``value`` (a real number or a tensor of them), on the tensor's own device; NaN is an error."""
-    if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
-        raise TypeError(f"{argument} must be real, got {value.dtype if isinstance(value, Tensor) else value!r}")
-    try:
-        out = value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{argument} must be a number or a tensor of numbers, got {value!r}") from None
+    out = _converted(argument, value)
     if torch.isnan(out).any():
         raise ValueError(f"{argument} must not be NaN, got {_show(out)}")
     return out
+
+
+def _converted(argument: str, value: Any) -> Tensor:
+    if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
+        raise TypeError(f"{argument} must be real, got {value.dtype if isinstance(value, Tensor) else value!r}")
+    try:
+        return value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{argument} must be a number or a tensor of numbers, got {value!r}") from None
 
 
 def as_sequence(argument: str, value: Any) -> Tensor:
@@ -190,8 +194,10 @@ def as_sequence(argument: str, value: Any) -> Tensor:
 
 def check_time(argument: str, value: Time) -> Tensor:
     """A time or a batch of times as float64, each in [0, 1]."""
-    out = as_float64(argument, value)
-    if out.numel() and (out.min() < 0.0 or out.max() > 1.0):
+    out = _converted(argument, value)
+    # NaN is an extreme that lies nowhere. In one pass, since every call of a schedule begins here.
+    if out.numel() and not all(0.0 <= v.item() <= 1.0 for v in torch.aminmax(out)):
+        as_float64(argument, out)
         raise ValueError(f"{argument} must lie in [0, 1] (0 is data, 1 is noise), got {_show(out)}")
     return out
 

@@ -107,6 +107,7 @@ class ScheduleDefinition(Algebraic):
     source = "each kind's own paper; see the formulas"
     conditions = "a schedule of one of the seven kinds"
     subject = "schedule"
+    worldless = True
 
     def applies(self, case: Case) -> bool:
         return type(case.schedule) in _FORMULAS
@@ -188,6 +189,7 @@ class GridDefinition(Algebraic):
     source = "Song et al. 2021 (DDIM), appendix D.2; Karras et al. 2022, eq. 5; Lu et al. 2022, section 4.4"
     conditions = "a finite last log-SNR"
     subject = "schedule"
+    worldless = True
 
     def applies(self, case: Case) -> bool:
         return math.isfinite(float(case.schedule.log_snr(1.0).detach()))

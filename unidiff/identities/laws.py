@@ -60,6 +60,7 @@ class Identity(ABC):
         conditions: when it holds, in words.
         subject: ``"core"`` (structural), ``"optimal"`` (the exact denoiser; a network's residual is a gap), or
             ``"schedule"`` (anything with a log-SNR).
+        worldless: whether the schedule alone is read, whatever the data: the standard suite asks it once a schedule.
     """
 
     name: ClassVar[str]
@@ -68,6 +69,7 @@ class Identity(ABC):
     source: ClassVar[str]
     conditions: ClassVar[str] = "any schedule, any core"
     subject: ClassVar[Subject] = "core"
+    worldless: ClassVar[bool] = False
     law: ClassVar[Law]
 
     def applies(self, case: Case) -> bool:

@@ -37,6 +37,7 @@ class SdeRows(Algebraic):
     source = "Song et al. 2021 (SDE), eq. 6, 13 and appendix E"
     conditions = "a last level with some signal, where f and g² are finite"
     subject = "schedule"
+    worldless = True
 
     def applies(self, case: Case) -> bool:
         return not case.reaches_zero_snr
@@ -90,6 +91,7 @@ class FamilyRows(Algebraic):
     views = ("core", "score", "vae")
     source = "Lu et al. 2022 (DPM-Solver++), eq. 9 and 18; Ho et al. 2020, eq. 7"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         schedule, grid = case.schedule, _inner_grid(case)
@@ -125,6 +127,7 @@ class FoldedTables(Algebraic):
     source = "Salimans & Ho 2022, appendix D"
     conditions = "a last level with some signal; in float32 where data and noise are both heard"
     subject = "schedule"
+    worldless = True
 
     def applies(self, case: Case) -> bool:
         return not case.reaches_zero_snr
@@ -160,6 +163,7 @@ class FoldedOnce(Algebraic):
     source = "Higham 2002, section 2.1"
     conditions = "any schedule; x_0, v and EDM's F, which stay finite whatever the level"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         low, high = case.window(-4.0, 4.0)

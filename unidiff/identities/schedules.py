@@ -21,6 +21,7 @@ class LogSnrDecreases(Bound):
     views = ("core",)
     source = "Kingma et al. 2021, section 3"
     subject = "schedule"
+    worldless = True
 
     def excess(self, case: Case) -> tuple[float, float]:
         t = torch.linspace(1e-6, 1 - 1e-6, 4001, dtype=torch.float64, device=case.device)
@@ -36,6 +37,7 @@ class LogSnrDerivative(Algebraic):
     views = ("core",)
     source = "Kingma et al. 2021, eq. 17"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         t = case.t.clone().requires_grad_()
@@ -54,6 +56,7 @@ class LogSnrInverse(Algebraic):
     views = ("core",)
     source = "Kingma et al. 2021, appendix A"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         log_snr = case.schedule.log_snr(case.t).detach()
@@ -94,6 +97,7 @@ class ForwardSde(Algebraic):
     views = ("core", "score")
     source = "Kingma et al. 2021, appendix B"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         schedule = case.schedule

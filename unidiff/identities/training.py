@@ -32,6 +32,7 @@ class WeightIsElbo(Algebraic):
     views = ("vae", "score")
     source = "Kingma & Gao 2023, eq. 8 and table 1"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         options = WeightingOptions(data_std=0.7)
@@ -191,6 +192,7 @@ class AntitheticTimes(MonteCarlo):
     views = ("core", "vae")
     source = "Kingma et al. 2021, appendix I.1"
     subject = "schedule"
+    worldless = True
     bound = 0.15
 
     def applies(self, case: Case) -> bool:
@@ -220,6 +222,7 @@ class StratifiedTimes(Algebraic):
     views = ("core", "vae")
     source = "Kingma et al. 2021, appendix I.1"
     subject = "schedule"
+    worldless = True
 
     def sides(self, case: Case) -> Iterable[Sides]:
         first, last = finite_span(case.schedule)

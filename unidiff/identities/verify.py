@@ -20,7 +20,7 @@ from unidiff.identities.laws import Identity
 from unidiff.identities.pictures import pictures
 from unidiff.identities.registry import VIEWS
 from unidiff.identities.report import Check, Report
-from unidiff.identities.subjects import DTYPES, WORLDS, Spec, asked, exact_case, network_cases, standard
+from unidiff.identities.subjects import DTYPES, WORLDS, Spec, exact_case, network_cases, standard
 from unidiff.worlds import OracleDenoiser
 from unidiff.worlds.world import World
 
@@ -122,7 +122,7 @@ def _standard(
         if not quick:
             tally.report.figures.update(networks.figures(own, first.seed) | pictures(first.seed))
 
-    tally.total = sum(asked(identity, case) for case in map(Spec.case, specs) for identity in chosen)
+    tally.total = sum(spec.asks(identity, case) for spec, case in ((s, s.case()) for s in specs) for identity in chosen)
     if workers == 1:
         with_network()
         for spec in specs:
@@ -154,7 +154,7 @@ def _one_thread() -> Iterator[None]:
 
 def _run(spec: Spec, names: list[str]) -> list[Check]:
     case = spec.case()
-    return [identity.check(case) for identity in map(registry.get, names) if asked(identity, case)]
+    return [identity.check(case) for identity in map(registry.get, names) if spec.asks(identity, case)]
 
 
 class _Tally:
