@@ -53,4 +53,6 @@ def test_what_reads_the_world_is_asked_of_each() -> None:
     cases = [(spec, spec.case()) for spec in specs if spec.schedule == "cosine"]
     assert [spec.asks(tweedie, case) for spec, case in cases] == [True] * 4
     assert [spec.asks(once, case) for spec, case in cases] == [True, False, False, False]
-    assert cases[0][1].x0.dtype == torch.float64
+    by_level = registry.get("i-mmse")
+    asked = [spec.schedule for spec in specs if spec.world == "gaussian" and spec.asks(by_level, spec.case())]
+    assert asked == ["cosine", "polynomial", "karras"]

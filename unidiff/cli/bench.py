@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from unidiff.cli.parsing import check_folder, parse
 from unidiff.core.boundary import check_name
 
@@ -13,7 +15,8 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         told = bool(arguments) and arguments[0] in ("-h", "--help")
         if told:
-            print(f"usage: unidiff bench {{{','.join(NAMES)}}} [OPTIONS]\n\n{__doc__}")
+            usage = f"usage: unidiff bench {{{','.join(NAMES)}}} [OPTIONS]\n\n{__doc__}"
+            Console().print(usage, markup=False, emoji=False, highlight=False)
             return 0
         raise ValueError(f"bench must be told what to measure first, one of {', '.join(NAMES)}, got {arguments[:1]}")
     check_name("benchmark", arguments[0], NAMES)

@@ -97,6 +97,7 @@ class AdjointPairing(Beside, Order):
     """
 
     conditions = f"{Beside.conditions}; a schedule with noise to be heard over the data, where steps shorten with Δλ"
+    by_log_snr = True
     name = "adjoint-pairing"
     statement = r"\max_k\|u_k^*+\sigma_ka_k\|=O(\Delta\lambda)\max_k\|u_k^*\|"
     source = "Domingo-Enrich et al. 2025 (Adjoint Matching), eq. 38, in steps; item 59"

@@ -59,6 +59,7 @@ class OnLine(Quadrature):
     """Both sides on the data's first coordinate."""
 
     subject = "schedule"
+    by_log_snr = True
     conditions = "data with a smooth density, by their first coordinate; in float64"
     refinements = (16, 24, 32, 48, 64, 128)
     tolerance = 1e-8

@@ -211,6 +211,7 @@ class MixtureDraws(MonteCarlo):
     source = "Bishop 2006, eq. 9.17 to 9.22"
     conditions = "a Gaussian or a mixture, in float64"
     subject = "schedule"
+    by_log_snr = True
     bound = 0.25
 
     def applies(self, case: Case) -> bool:

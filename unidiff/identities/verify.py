@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import torch
@@ -130,7 +131,7 @@ def _standard(
     else:
         with (
             _one_thread(),
-            ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
+            ProcessPoolExecutor(workers, _context(), torch.set_num_threads, (1,)) as pool,
         ):
             # The dearest first, so that no worker is left with one at the end.
             waiting = [pool.submit(_run, spec, names) for spec in reversed(specs)]
@@ -139,6 +140,15 @@ def _standard(
                 tally.add(done.result())
     order = {(spec.world, spec.schedule, spec.dtype): k for k, spec in enumerate(specs)}
     tally.report.checks.sort(key=lambda c: order.get((c.world, c.schedule, c.dtype), len(order)))
+
+
+def _context() -> BaseContext:
+    """Workers that begin anew, not as copies of this process and its threads; where they can, as copies of one that did."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 @contextmanager
