@@ -305,6 +305,8 @@ BAD: list[tuple[list[str], str]] = [
     ([*LINEAR, "--rounds", "0"], "rounds must be an integer of at least 1, got 0"),
     ([*LINEAR, "--steps", "0"], "steps must be an integer of at least 1, got 0"),
     ([*LINEAR, "--first", "1.5"], "first must lie in [0, 1]"),
+    ([*LINEAR, "--first", "0.1", "--grid", "heard"], "first is of --grid uniform, got first = 0.1"),
+    ([*LINEAR, "--grid", "herd"], "unknown grid 'herd'; did you mean 'heard'"),
     ([*LINEAR, "--paths", "1"], "paths must be 0 or at least 2, got 1"),
     ([*LINEAR, "--rank", "2"], "rank is for a checkpoint's network, got rank = 2 with a world"),
     ([*LINEAR, "--condition", "3"], "condition must be a class in 0 … 2 or 'random', got 3"),

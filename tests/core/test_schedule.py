@@ -159,6 +159,33 @@ def test_grids_space_what_they_say() -> None:
     assert torch.allclose(log_snr.diff(), log_snr.diff()[0].expand(6), rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "karras", "narrow"])
+def test_a_heard_grid_is_even_where_both_are_heard(name: str) -> None:
+    schedule = Schedule.cosine(4.0, -3.0) if name == "narrow" else getattr(Schedule, name)()
+    log_snr = schedule.log_snr(TimeGrid.heard(7, schedule).times)
+    top, bottom = (4.0, -3.0) if name == "narrow" else (6.0, -6.0)
+    assert len(log_snr) == 8
+    assert log_snr[0].item() == pytest.approx(top)
+    inside = log_snr if name == "narrow" else log_snr[:-1]
+    assert inside[-1].item() == pytest.approx(bottom)
+    assert torch.allclose(inside.diff(), inside.diff()[0].expand(len(inside) - 1), rtol=1e-6)
+    assert log_snr[-1] == schedule.log_snr(1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "high", "low", "words"),
+    [
+        (1, 6.0, -6.0, "steps must be an integer of at least 2"),
+        (5, -6.0, 6.0, "high and low must be log-SNRs that leave some of the schedule's own"),
+        (5, 30.0, 25.0, "high and low must be"),
+        (5, float("nan"), -6.0, "high and low must be"),
+    ],
+)
+def test_a_heard_grid_refuses_what_is_not_of_the_schedule(steps: int, high: float, low: float, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TimeGrid.heard(steps, Schedule.cosine(), high, low)
+
+
 def test_a_grid_comes_back_from_its_file(tmp_path) -> None:
     grid = TimeGrid.quadratic(7)
     grid.save(tmp_path / "grid.json")

@@ -5,6 +5,7 @@ The options of the run are :class:`~unidiff.train.FineTuneConfig`'s own, those o
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from unidiff.core.boundary import check_count, check_device, check_name, check_p
 RECORD = "run.json"
 """What a run was asked for, beside its checkpoint."""
 CHANGEABLE = ("rounds", "log_every", "checkpoint_every", "paths", "device", "out", "resume", "json")
+MANY = 16
+"""Numbers of a datum up to which a chain's grid is uniform if nothing is said of it."""
 FEW = 100
 """Effective draws below which what reweighting says of the optimum is not to be trusted."""
 
@@ -41,7 +44,9 @@ class Asked:
         width: units of a hidden layer of the perceptron that corrects a world.
         depth: its hidden layers.
         steps: of the chain.
-        first: time that the chain ends at, 0 for the data.
+        grid: the chain's times: uniform, or heard (log-SNR even from 6 to -6: the last steps to the data, which cost most
+            and change least, are left out); auto takes heard for data of more than 16 numbers.
+        first: time that a uniform chain ends at, 0 for the data.
         variance: of the chain's steps: prior (memoryless: the optimum is the tilt of the data), posterior, optimal, learned.
         guidance: classifier-free guidance of the reference and the policy.
         paths: by how many the end is judged against the optimum; 0 for not at all.
@@ -59,6 +64,7 @@ class Asked:
     width: int = 128
     depth: int = 3
     steps: int = 50
+    grid: Literal["auto", "uniform", "heard"] = "auto"
     first: float = 0.0
     variance: str = "prior"
     guidance: float = 1.0
@@ -153,7 +159,6 @@ def _home(options: Any) -> str:
 def _task(options: Any) -> Task:
     import torch
 
-    from unidiff.core.grid import TimeGrid
     from unidiff.core.networks import MLP
     from unidiff.identities.subjects import DTYPES
     from unidiff.rl import DenoisingMDP, Preferences, corrected, trainable
@@ -166,7 +171,7 @@ def _task(options: Any) -> Task:
         method = method.on(Preferences.load(options.preferences).to(dtype, options.device))
     bench = rewards.Bench(reference.event_shape, options.classifier, options.device)
     reward = None if options.reward is None else rewards.made(options.reward, bench)
-    chain = reference.chain(TimeGrid.uniform(options.steps, options.first), variance=options.variance)
+    chain = reference.chain(_grid(options, reference), variance=options.variance)
     mdp = DenoisingMDP(chain, reward, beta=options.beta, guidance=options.guidance)
     if options.world is None:
         return Task(mdp, trainable(reference, options.rank, seed=config.seed), method, config)
@@ -176,6 +181,18 @@ def _task(options: Any) -> Task:
         torch.default_generator.manual_seed(config.seed)
         network = MLP(reference.event_shape[0], options.width, options.depth, classes)
     return Task(mdp, corrected(reference, network.to(device=options.device, dtype=dtype)), method, config)
+
+
+def _grid(options: Any, reference: Any) -> Any:
+    from unidiff.core.grid import TimeGrid
+
+    if options.grid == "uniform" or (options.grid == "auto" and math.prod(reference.event_shape) <= MANY):
+        return TimeGrid.uniform(options.steps, options.first)
+    if options.first:
+        raise ValueError(
+            f"first is of --grid uniform, got first = {options.first} with a grid that ends where data are heard"
+        )
+    return TimeGrid.heard(options.steps, reference.schedule)
 
 
 def _record(folder: Path, options: Any) -> None:

@@ -2,7 +2,7 @@ r"""A time grid: 0 ≤ t_0 < t_1 < … < t_N = 1, N steps. Sampling walks it fro
 
 Uniform: t_i = i/N. Quadratic: t_i = (i/N)² (Song et al. 2021, DDIM, appendix D.2). Karras: (σ/α)^{1/ρ} evenly spaced
 (Karras et al. 2022, eq. 5). Uniform in log-SNR: λ evenly spaced (Lu et al. 2022). The last two need finite ends of λ
-unless other ends are given.
+unless other ends are given. Heard: λ evenly spaced where neither the data nor the noise is faint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence, check_count, check_positive, check_time
+from unidiff.core.boundary import as_sequence, check_count, check_positive, check_real, check_time
 from unidiff.core.schedule import Schedule
 
 
@@ -81,6 +81,32 @@ class TimeGrid:
         highest, lowest = log_snr.tolist()
         values = _spaced(highest, lowest, check_count("steps", steps))
         return TimeGrid(_ends(schedule.time(_inside(values, log_snr)), first))
+
+    @staticmethod
+    def heard(steps: int, schedule: Schedule, high: float = 6.0, low: float = -6.0) -> TimeGrid:
+        """λ evenly spaced from ``high`` to ``low``, where data and noise are both heard, and one step more from t = 1.
+
+        A chain of few steps on a schedule that goes on to almost no noise: what it ends in has noise of e^{−high/2} left.
+
+        Args:
+            steps: N, at least 2.
+            schedule: with some of that range; an end that it does not reach is its own.
+            high, low: log-SNRs, the first above the second.
+
+        Raises:
+            ValueError: steps below 2; high not above low, or the schedule wholly outside of them.
+        """
+        check_count("steps", steps, 2)
+        most, least = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).detach().tolist()
+        top, bottom = min(check_real("high", high), most), max(check_real("low", low), least)
+        if not top > bottom:
+            raise ValueError(
+                f"high and low must be log-SNRs that leave some of the schedule's own, [{least:g}, {most:g}], "
+                f"got high = {high} and low = {low}"
+            )
+        apart = bottom > least  # else t = 1 is the last of them
+        times = schedule.time(torch.linspace(top, bottom, steps + 1 - apart, dtype=torch.float64)).detach()
+        return TimeGrid(torch.cat([times, times.new_ones(1)]) if apart else _ends(times, float(times[0])))
 
     def save(self, path: str | Path) -> None:
         """Write the times as JSON."""
