@@ -20,7 +20,7 @@ SMALL = {"rounds": 1, "chains": 4, "rows": 4, "epochs": 1, "warmup": 0}
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "FIT", 20)
     monkeypatch.setattr(classes, "PAIRS", 20)
-    monkeypatch.setattr(classes, "CPU", {name: SMALL for name in GPU})
+    monkeypatch.setattr(classes, "CPU", dict.fromkeys(GPU, SMALL))
 
 
 def test_every_method_has_a_row_and_all_is_written(tmp_path, small, capsys) -> None:
