@@ -10,8 +10,8 @@ bounded: along the forward process, with z = b (x_0 − x̂_ref)/σ the mean of 
     ℓ ≥ Σ_k E[u_k·z_k − ½‖u_k‖²] = Σ_k E ½ b²/σ² (‖x_0 − x̂_ref‖² − ‖x_0 − x̂_θ‖²),
 
 and Diffusion-DPO takes one step k at random, times H, inside the σ (Wallace et al. 2024, eq. 14: Jensen's inequality again).
-In ε this is ½H(SNR_s/SNR_t − 1)(‖ε − ε̂_ref‖² − ‖ε − ε̂_θ‖²), their Tω; a constant ω in its place is what is commonly run,
-with squares that are means over D, so that their β = 5000 is βTω/(2D) on sums. Where whole walks are drawn from
+In ε this is ½H(SNR_s/SNR_t − 1)(‖ε − ε̂_ref‖² − ‖ε − ε̂_θ‖²), their Tω. A constant in its place is what is commonly run,
+½·5000 times squares that are means over D: weight "constant" at β = 2500/D, on sums. Where whole walks are drawn from
 q(x_{1:N}|x_0) in place of the mean action, ℓ has no noise left at the optimum.
 """
 
