@@ -114,7 +114,7 @@ def peer(problem: Problem, x: Tensor) -> Callable[[], object] | None:
         from torchebm import core, samplers  # pyright: ignore
     except ImportError:
         return None
-    base = getattr(core, "BaseModel", None) or core.BaseEnergyFunction
+    base = getattr(core, "BaseModel", None) or core.BaseEnergyFunction  # pyright: ignore
 
     class Model(base):
         def forward(self, x: Tensor) -> Tensor:
