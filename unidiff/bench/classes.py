@@ -61,7 +61,7 @@ GPU: dict[str, Setting] = {
     "d3po": (D3PO(level="walk"), {"rounds": 60, "chains": 256, "rows": 32, "lr": 5e-5, "warmup": 5}),
 }
 CPU: dict[str, dict[str, Any]] = {
-    "backprop": {"rounds": 8, "warmup": 1},
+    "backprop": {"rounds": 12, "warmup": 1},
     **{name: {"rounds": 20} for name in ("dpok", "adjoint", "ddpo", "dpo", "d3po")},
 }
 """What differs there: minutes, not hours."""
@@ -78,7 +78,7 @@ class ClassesBenchOptions:
         steps: of the chain.
         methods: only these; all of them if left out, on a CPU backprop alone.
         reference: a checkpoint of a network of these data; one is trained if left out.
-        minutes: of its training: 2 on a CPU, 1 on a GPU, if left out.
+        minutes: of its training: 3 on a CPU, 1 on a GPU, if left out.
         samples: of each policy, for its figures.
         device: cpu, cuda or cuda:N; a GPU if there is one, if left out.
         seed: of all draws.
@@ -193,7 +193,7 @@ class Bench:
             return core
         config = presets.for_data(options.data)
         gpu = self.device.type == "cuda"
-        minutes = options.minutes or (1.0 if gpu else 2.0)
+        minutes = options.minutes or (1.0 if gpu else 3.0)
         config = dataclasses.replace(
             config, minutes=minutes, steps=None, amp="bf16" if gpu else "none", device=str(self.device),
             seed=options.seed, out=None,
