@@ -20,22 +20,8 @@ from unidiff.worlds.rewards import Linear
 
 WORLD = ["finetune", "--world", "mixture-2d"]
 LINEAR = [*WORLD, "--reward", "linear:1,0.5"]
-TINY = [
-    "--rounds",
-    "2",
-    "--chains",
-    "8",
-    "--steps",
-    "4",
-    "--width",
-    "8",
-    "--depth",
-    "1",
-    "--paths",
-    "32",
-    "--log-every",
-    "1",
-]
+SHORT = ["--rounds", "2", "--chains", "8", "--steps", "4", "--paths", "32", "--log-every", "1"]
+TINY = [*SHORT, "--width", "8", "--depth", "1"]
 TRUE = Linear(torch.tensor([1.0, 0.5]))
 
 
@@ -134,7 +120,7 @@ def test_a_world_is_corrected_and_the_end_is_told_beside_the_optimum(folder: Pat
 @pytest.mark.parametrize("method", ["ddpo", "dpok", "backprop", "adjoint", "dpo", "d3po"])
 def test_every_method_trains_a_checkpoint_and_leaves_one(method: str, capsys) -> None:
     net = network(capsys)
-    arguments = ["finetune", "--checkpoint", net, "--method", method, "--rank", "2", "--out", "run", *TINY]
+    arguments = ["finetune", "--checkpoint", net, "--method", method, "--rank", "2", "--out", "run", *SHORT]
     if method == "dpo":
         pairs(50).save("pairs.npz")
         arguments += ["--preferences", "pairs.npz"]
@@ -307,6 +293,10 @@ BAD: list[tuple[list[str], str]] = [
     ([*LINEAR, "--first", "1.5"], "first must lie in [0, 1]"),
     ([*LINEAR, "--first", "0.1", "--grid", "heard"], "first is of --grid uniform, got first = 0.1"),
     ([*LINEAR, "--grid", "herd"], "unknown grid 'herd'; did you mean 'heard'"),
+    (["finetune", "--checkpoint", "net", "--reward", "linear:1,0", "--width", "7"], "width is of what corrects a world"),
+    ([*LINEAR, "--method", "adjoint", "--value-lr", "5"], "value_lr is of dpok's value, got 5.0 with method 'adjoint'"),
+    ([*LINEAR, "--method", "ddpo", "--chains", "1"], "chains must be at least 2 for ddpo"),
+    ([*LINEAR, "--set", "estimator=score", "--epochs", "4"], "epochs must be 1 with estimator 'score'"),
     ([*LINEAR, "--paths", "1"], "paths must be 0 or at least 2, got 1"),
     ([*LINEAR, "--rank", "2"], "rank is for a checkpoint's network, got rank = 2 with a world"),
     ([*LINEAR, "--condition", "3"], "condition must be a class in 0 … 2 or 'random', got 3"),

@@ -178,7 +178,8 @@ def test_a_heard_grid_is_even_where_both_are_heard(name: str) -> None:
         (1, 6.0, -6.0, "steps must be an integer of at least 2"),
         (5, -6.0, 6.0, "high and low must be log-SNRs that leave some of the schedule's own"),
         (5, 30.0, 25.0, "high and low must be"),
-        (5, float("nan"), -6.0, "high and low must be"),
+        (5, float("nan"), -6.0, "high must be finite, got nan"),
+        (5, 6.0, float("-inf"), "low must be finite, got -inf"),
     ],
 )
 def test_a_heard_grid_refuses_what_is_not_of_the_schedule(steps: int, high: float, low: float, words: str) -> None:

@@ -189,7 +189,7 @@ def test_dpoks_update_is_a_loop_over_decisions_one_at_a_time(estimator) -> None:
     squared = (v - (worth + v.detach())).square().mean()
     for found, expected in zip(own, torch.autograd.grad(squared, heard), strict=True):
         torch.testing.assert_close(found, expected, **CLOSE)
-    error = (worth.square().mean() / (worth + v.detach()).var()).sqrt()
+    error = (worth.square().mean() / (worth + v.detach()).var(correction=0)).sqrt()
     assert float(told["value_error"]) == pytest.approx(float(error.detach()), rel=1e-6)
 
 

@@ -149,9 +149,22 @@ def test_decisions_are_rows_step_by_step_with_their_own_labels(labels) -> None:
 def test_a_walk_may_start_where_it_is_told() -> None:
     policy, start = moved(process()), draws(8, 3, 2)
     assert torch.equal(policy.walk(3, seeded(), like=F64, start=start).x[0], start)
-    for wrong in (draws(8, 2, 2), draws(8, 3, 3), start.float()):
-        with pytest.raises(ValueError, match="start and like must have one"):
+    lost = start.clone()
+    lost[1, 0] = torch.nan
+    for wrong, words in (
+        (draws(8, 2, 2), "start and like must have one"),
+        (draws(8, 3, 3), r"start must have shape \[B, 2\], got \[3, 3\]"),
+        (start.float(), "start and like must have one"),
+        (lost, "start must be finite; 1 of its 6 values"),
+    ):
+        with pytest.raises(ValueError, match=words):
             policy.walk(3, seeded(), like=F64, start=wrong)
+    with pytest.raises(TypeError, match="generator must be a Generator, got 'g'"):
+        policy.walk(3, "g", like=F64)  # pyright: ignore
+    with pytest.raises(TypeError, match="like must be a Tensor, got 3"):
+        policy.walk(3, seeded(), like=3)  # pyright: ignore
+    with pytest.raises(TypeError, match="graph must be True or False, got 'no'"):
+        Policy(process(), policy.core, graph="no")  # pyright: ignore
 
 
 def test_a_look_at_a_state_is_what_a_walk_saw_there() -> None:

@@ -247,3 +247,19 @@ def test_where_there_is_no_best_mean_it_says_so() -> None:
     mdp = process(Gaussian([0.0], [[1.0]]), Quadratic([[-30.0]]), 3, 0.3, beta=1.0)  # pyright: ignore
     with pytest.raises(FloatingPointError, match="decisions where no best mean was found"):
         reachable(mdp, points=60)
+
+
+@pytest.mark.parametrize("reach", [1.0, 21.0, float("inf"), float("nan")])
+def test_a_lattice_that_no_path_fills_is_refused(reach: float) -> None:
+    mdp = process(Gaussian([0.0], [[1.0]]), Linear([1.0]), 3, 0.3, beta=1.0)  # pyright: ignore
+    with pytest.raises(ValueError, match="reach must be above 1 and at most 20"):
+        reachable(mdp, points=36, reach=reach)
+
+
+def test_a_control_is_asked_at_states_alone() -> None:
+    mdp = process(Gaussian([0.0], [[1.0]]), Linear([1.0]), 3, 0.3, beta=1.0)  # pyright: ignore
+    found = reachable(mdp, points=40)
+    with pytest.raises(ValueError, match=r"x must have shape \[B, 1\], got \[4, 2\]"):
+        found.control(torch.zeros(4, 2), 1)
+    with pytest.raises(ValueError, match="x must be finite"):
+        found.control(torch.full((4, 1), float("nan")), 1)

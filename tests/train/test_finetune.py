@@ -411,14 +411,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_step(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "fault", ["beta", "method", "option", "grid", "schedule", "variance", "guidance", "reference", "pairs"]
+    "fault",
+    ["beta", "method", "option", "grid", "schedule", "variance", "table", "pay", "guidance", "reference", "pairs"],
 )
 def test_resuming_what_is_another_run_is_refused(fault: str, tmp_path: Path) -> None:
     reference = network()
     method: Method = DPO().on(pairs())
     config = dataclasses.replace(SMALL, rounds=1, out=str(tmp_path))
-    FineTuner(process(reference), trainable(reference, 2), method, config).fit()
-    mdp = process(reference)
+
+    def tabled(spread: float) -> DenoisingMDP:
+        table = torch.full((GRID.steps,), spread, dtype=torch.float64)
+        return DenoisingMDP(reference.chain(GRID, "optimal", table), Linear(torch.tensor([1.0, 0.5])), beta=0.5)
+
+    mdp = tabled(1.0) if fault == "table" else process(reference)
+    FineTuner(mdp, trainable(reference, 2), method, config).fit()
     if fault == "beta":
         mdp, message = process(reference, beta=0.25), "mdp must be the run's: its beta is 0.5, got 0.25"
     elif fault == "method":
@@ -437,6 +443,10 @@ def test_resuming_what_is_another_run_is_refused(fault: str, tmp_path: Path) -> 
         mdp, message = process(reference), "mdp must be the run's: its schedule is"
     elif fault == "variance":
         mdp, message = process(reference, variance="posterior"), "its variance is 'prior', got 'posterior'"
+    elif fault == "table":
+        mdp, message = tabled(5.0), "mdp must be the run's: its x0_variance is"
+    elif fault == "pay":
+        mdp, message = DenoisingMDP(mdp.chain, beta=0.5), "mdp must be the run's: its reward is True, got False"
     elif fault == "guidance":
         mdp.guidance, message = 2.0, "mdp must be the run's: its guidance is 1.0, got 2.0"
     else:

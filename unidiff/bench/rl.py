@@ -29,7 +29,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from unidiff.bench.rl_methods import CPU, GPU, METHODS, QUICK, Bench, Found, Size
-from unidiff.core.boundary import check_count, check_device, check_name, check_positive, check_seed
+from unidiff.core.boundary import check_count, check_device, check_name, check_once, check_positive, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.schedule import Schedule
@@ -90,6 +90,7 @@ class RLBenchOptions:
         check_seed(self.seed)
         for name in self.methods:
             check_name("method", name, METHODS)
+        check_once("methods", self.methods)
 
     @property
     def place(self) -> torch.device:
@@ -152,7 +153,7 @@ def measure(options: RLBenchOptions, console: Console) -> Measured:
         bench, spent = Bench(mdp, log_z, size, like, options.seed), time.perf_counter() - began
         progress.update(task, advance=1, description="the optimum")
         # Of other draws than any method's.
-        optimum = estimated_optimum(mdp, size.reference_draws, bench.generator(1), like=like, rows=2**15)
+        optimum = estimated_optimum(mdp, size.reference_draws, bench.generator(3), like=like, rows=2**15)
         walk = Policy(mdp, mdp.chain.core).walk(size.draws, bench.generator(0), like=like)
         rows = {"reference": bench.read(walk, 0, 0.0)}
         for name in names:

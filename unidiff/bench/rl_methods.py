@@ -167,8 +167,8 @@ class Bench:
     seed: int
 
     def generator(self, purpose: int) -> torch.Generator:
-        """Of one purpose's draws."""
-        return torch.Generator(self.like.device).manual_seed(2 * self.seed + purpose)
+        """Of one purpose's draws: 0 a policy's figures, 1 DPO's pairs, 2 SMC's resampling, 3 p*; a run has the seed."""
+        return torch.Generator(self.like.device).manual_seed((8 * self.seed + 1 + purpose) % 2**63)
 
     def counted(self) -> tuple[Counted, DenoisingMDP]:
         """The process with a reward of its own that counts."""
@@ -223,7 +223,7 @@ class Bench:
         spent = seconds(lambda: done.append(work[name]()), self.like.device)
         ended = done[0]
         if name == "smc_steering":
-            x0 = ended.draw(PARTICLES, self.generator(1)).transpose(0, 1).flatten(0, 1)
+            x0 = ended.draw(PARTICLES, self.generator(2)).transpose(0, 1).flatten(0, 1)
             shares = torch.softmax(ended.log_weights, 1)
             # Of a run, not of a particle: those of one run descend from few.
             earned = monte_carlo((shares * self._reward(ended.x0.flatten(0, 1)).view_as(shares)).sum(1))

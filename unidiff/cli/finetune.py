@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
 
     if options.resume:
         options = _as_it_was(options, arguments)
-    _check(options)
+    _check(options, arguments)
     task = _task(options)
     folder = Path(task.config.out)
     if options.resume:
@@ -112,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     return tell(options.json, _told(options, tuner, core, folder))
 
 
-def _check(options: Any) -> None:
+def _check(options: Any, arguments: Sequence[str]) -> None:
     """Find out before any work what cannot be. Raises ValueError."""
     from unidiff.core.chain import VARIANCES
     from unidiff.identities.subjects import DTYPES
@@ -142,6 +142,11 @@ def _check(options: Any) -> None:
         raise ValueError("classifier is for a reward class:LABEL, got no reward")
     if options.world is not None and options.rank is not None:
         raise ValueError(f"rank is for a checkpoint's network, got rank = {options.rank} with a world")
+    for name in ("width", "depth"):
+        if options.checkpoint is not None and given(arguments, name):
+            raise ValueError(f"{name} is of what corrects a world, got {getattr(options, name)} with a checkpoint")
+    if options.method != "dpok" and given(arguments, "value_lr"):
+        raise ValueError(f"value_lr is of dpok's value, got {options.value_lr} with method {options.method!r}")
     folder = check_folder("out", Path(options.out or _home(options)))
     if not options.resume and (folder / "checkpoint.safetensors").exists():
         raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -45,6 +45,13 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(f"unknown {argument} {name!r}; {nearest(str(name), known)}")
     return name
+
+
+def check_once(argument: str, names: Sequence[str]) -> None:
+    """Refuse names of which one is given twice, by a ValueError."""
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"{argument} must name each once, got {twice[0]!r} twice")
 
 
 def check_finite(argument: str, value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ unless other ends are given. Heard: λ evenly spaced where neither the data nor 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import as_sequence, check_count, check_positive, check_real, check_time
+from unidiff.core.boundary import as_sequence, check_count, check_positive, check_real, check_time, check_type
 from unidiff.core.schedule import Schedule
 
 
@@ -97,8 +98,12 @@ class TimeGrid:
             ValueError: steps below 2; high not above low, or the schedule wholly outside of them.
         """
         check_count("steps", steps, 2)
+        check_type("schedule", schedule, Schedule)
+        for name, value in (("high", high), ("low", low)):
+            if not math.isfinite(check_real(name, value)):
+                raise ValueError(f"{name} must be finite, got {value}")
         most, least = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).detach().tolist()
-        top, bottom = min(check_real("high", high), most), max(check_real("low", low), least)
+        top, bottom = min(float(high), most), max(float(low), least)
         if not top > bottom:
             raise ValueError(
                 f"high and low must be log-SNRs that leave some of the schedule's own, [{least:g}, {most:g}], "

@@ -84,9 +84,9 @@ class Gathered(Beside, Algebraic):
         theirs = torch.autograd.grad(
             (again - (known + said)).square().mean(), list(value.parameters()), allow_unused=True
         )
-        for mine, known_ in zip(own, theirs, strict=True):
-            if mine is not None and known_ is not None:
-                yield Sides(mine, known_, 1e3 * (1 + known_.abs().max()).expand_as(mine))
+        for p, *both in zip(value.parameters(), own, theirs, strict=True):
+            mine, known_ = (torch.zeros_like(p) if v is None else v for v in both)
+            yield Sides(mine, known_, 1e3 * (1 + known_.abs().max()).expand_as(mine))
 
     @staticmethod
     def _same(mine: Taken, known: Taken, advantage: Tensor, weight: Tensor) -> Iterator[Sides]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -69,10 +69,11 @@ class Spec:
 
     def case(self) -> Case:
         """The case it names."""
-        return exact_case(
+        own = exact_case(
             _world(self.world), self.world, _schedule(self.schedule), self.schedule, self.dtype,
             torch.device(self.device), self.seed,
         )  # fmt: skip
+        return replace(own, standard=True)
 
     def asks(self, identity: Identity, case: Case) -> bool:
         """Whether the standard suite puts ``identity`` to its ``case``.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_type
+from unidiff.core.boundary import check_alike, check_count, check_flag, check_generator, check_state, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
@@ -148,6 +148,8 @@ class Policy:
         if not torch.equal(own.log_snr, reference.levels.log_snr) or not torch.equal(own.alpha, reference.levels.alpha):
             raise ValueError("core must have the reference's schedule: its levels on the chain's grid are others")
         core.check_levels(own.alpha[1:])
+        if graph is not None:
+            check_flag("graph", graph)
         self.mdp, self.core, self.graph = mdp, core, graph
         self._chains: tuple[object, Chains] | None = None
 
@@ -197,11 +199,13 @@ class Policy:
         from unidiff.rl.walking import walk_ahead
 
         like = self.like if like is None else like
+        check_type("like", like, Tensor)
+        check_generator(generator, like.device)
         graph = like.is_cuda if self.graph is None else self.graph
         if not graph and fixed_variance(self.mdp.chain) and not isinstance(self.core.denoiser, CorrectedDenoiser):
             state = self.mdp.start(check_count("n", n), generator, condition, like)
             if start is not None:
-                check_alike(start=start, like=state.x)
+                check_alike(start=check_state("start", start, self.core.event_shape), like=state.x)
                 state = State(start, state.k, state.condition)
             return walk_ahead(self, state, generator)
         key = n, like.dtype, like.device, self.core.training

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_positive, check_real, check_type
+from unidiff.core.boundary import check_count, check_positive, check_real, check_state, check_type
 from unidiff.core.gaussian import Gaussian
 from unidiff.rl.envelope import envelope
 from unidiff.rl.lattice import Array, Lattice, Spline, normal_nodes
@@ -34,6 +34,7 @@ from unidiff.rl.mdp import DenoisingMDP, State, checked
 
 _POINTS = (401, 145)  # of a lattice along each axis, by dimension
 _ASTRAY = 1e-4  # decisions a path where no maximum is settled at, at most
+_FAR = 20  # deviations beyond which a lattice is all but empty
 _SPREAD = 16  # nodes an axis of the moments
 
 
@@ -71,6 +72,7 @@ class Reachable:
         last = self.mdp.last
         if isinstance(k, bool) or not isinstance(k, int) or not last <= k <= self.mdp.chain.steps:
             raise ValueError(f"k must be an integer in {last} … {self.mdp.chain.steps}, a decision's, got {k!r}")
+        check_state("x", x, self.mdp.chain.core.event_shape)
         return torch.from_numpy(self.controls[k - last](x.detach().to("cpu", torch.float64).numpy())).to(x)
 
     def law(self, state: State) -> Gaussian:
@@ -102,13 +104,13 @@ def reachable(
     Raises:
         TypeError: no DenoisingMDP, labels that are none.
         ValueError: data of another shape, no reward or one of steps, β = 0, a variance that moves with the state, points
-            below 24, reach not above 1.
+            below 24, reach not above 1 or beyond 20.
         FloatingPointError: a reward that is not finite; paths that come where no maximum is settled at.
     """
     chain = _Chain.of(mdp, condition)
     points = check_count("points", _POINTS[chain.dim - 1] if points is None else points, 24)
-    if not check_real("reach", reach) > 1:
-        raise ValueError(f"reach must be above 1, in deviations, got {reach}")
+    if not 1 < check_real("reach", reach) <= _FAR:
+        raise ValueError(f"reach must be above 1 and at most {_FAR}, in deviations, got {reach}")
     fewer = 2 * points // 3
     first = _solve(chain, chain.lattices((), reach - 1, fewer))
     coarse = _solve(chain, chain.lattices(first.controls, reach - 1, fewer))

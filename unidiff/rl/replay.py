@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_generator, check_type
+from unidiff.core.boundary import check_alike, check_count, check_generator, check_state, check_type
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.replay import Replay, lent, recorded
 from unidiff.rl.mdp import DenoisingMDP, Outcome, State, checked
@@ -61,6 +61,7 @@ class Chains:
         core = mdp.chain.core
         first = core.first_parameter()
         like = (torch.empty(0) if first is None else first) if like is None else like
+        check_type("like", like, Tensor)
         if like.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"like must be float32 or float64 (a chain's state is never half precision), got {like.dtype}"
@@ -95,7 +96,7 @@ class Chains:
         check_generator(generator, self.x.device)
         state = self.mdp.start(len(self.x), generator, condition, self.x)
         if x is not None:
-            check_alike(x=x, like=self.x)
+            check_alike(x=check_state("x", x, self.x.shape[1:]), like=self.x)
         self.x.copy_(state.x if x is None else x)
         self._condition = None if state.condition is None else self._labels.copy_(state.condition)
         self._left = self.mdp.chain.steps
@@ -133,7 +134,7 @@ class Chains:
         if mdp.action != "residual":
             raise ValueError(f"mdp must have residuals for actions, which a walk draws, got action = {mdp.action!r}")
         if start is not None:
-            check_alike(start=start, like=self.x)
+            check_alike(start=check_state("start", start, self.x.shape[1:]), like=self.x)
         self.start(generator, condition, x=start)
         if not self._columns:  # x, x̂_ref, σ_ref, a and u of every decision
             self._columns = [self.x.new_zeros((mdp.horizon, *self.x.shape)) for _ in range(5)]

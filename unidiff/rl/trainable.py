@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from unidiff.core.boundary import check_count, check_positive, check_type, right_expand
+from unidiff.core.boundary import check_count, check_positive, check_seed, check_type, right_expand
 from unidiff.core.denoiser import Denoiser, DenoiserLike
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
@@ -101,6 +101,7 @@ def trainable(core: Diffusion, rank: int | None = None, scale: float | None = No
         TypeError, ValueError: core has no network; a rank below 1; a scale not positive, or without a rank.
     """
     check_type("core", core, Diffusion)
+    check_seed(seed)
     if not isinstance(core.denoiser, Denoiser) or not isinstance(core.denoiser.network, nn.Module):
         raise ValueError(
             f"core must hold a Denoiser with a network to be trained, got {type(core.denoiser).__name__}; "

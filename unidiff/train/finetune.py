@@ -66,6 +66,7 @@ class FineTuner:
         check_type("method", method, Method)
         self.config = FineTuneConfig() if config is None else config
         check_type("config", self.config, FineTuneConfig)
+        method.check_loop(self.config.chains, self.config.epochs)
         self.policy, self.method, self.clock = Policy(mdp, core), method, clock
         # A value's first parameters are of the seed too; torch's default generator is left as it was.
         with torch.random.fork_rng(devices=[]):

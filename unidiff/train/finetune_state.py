@@ -112,8 +112,12 @@ def restore(
 
 
 def describe_process(mdp: DenoisingMDP) -> dict[str, Any]:
-    """What a process is, as far as numbers and names tell, JSON-ready; rewards are functions, and are not told."""
+    """What a process is, as far as numbers and names tell, JSON-ready; of rewards, which are functions, if there are any."""
+    spread = mdp.chain.x0_variance
     return {
+        "reward": mdp.reward is not None,
+        "step_reward": mdp.step_reward is not None,
+        "x0_variance": None if spread is None else spread.tolist(),
         "beta": mdp.beta,
         "guidance": mdp.guidance,
         "variance": mdp.chain.variance,

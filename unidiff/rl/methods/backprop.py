@@ -116,12 +116,17 @@ def run_through(policy: Policy, rows: Noises, reach: int | None = None) -> tuple
         after = law.mean + law.std * (control + rows.noise[:, h])
         if mdp.step_reward is not None:
             paid = mdp.step_reward(x, after, float(times[k]), float(times[k - 1]))
-            earned = earned + checked("step_reward", paid, x)
+            earned = earned + _followed("step_reward", paid, after, "the next x")
         x = after
     if mdp.last == 2:
         x = chain.kernel(x, 1, guess(chain, State(x, 1, rows.condition), mdp.guidance)).mean
     if mdp.reward is not None:
-        earned = earned + checked("reward", mdp.reward(x), x)
-    if not earned.requires_grad:
-        raise ValueError("reward must be differentiable in x0 for this method: what it returns has no gradient")
+        earned = earned + _followed("reward", mdp.reward(x), x, "x0")
     return earned, kl
+
+
+def _followed(name: str, paid: Tensor, x: Tensor, which: str) -> Tensor:
+    """What is paid for ``x``, if a gradient that comes to x goes on to it. Raises ValueError."""
+    if x.requires_grad and not paid.requires_grad:
+        raise ValueError(f"{name} must be differentiable in {which} for this method: what it returns has no gradient")
+    return checked(name, paid, x)

@@ -16,6 +16,7 @@ which keeps the gradient of moves that come back. c is in nats per dimension, so
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -60,7 +61,8 @@ def surrogate(control: Tensor, taken: Taken, advantage: Tensor, estimator: Estim
         return -advantage * log_rho
     if clip is not None:
         # Which of the two is less follows from the sign of A; chosen after exp, a ρ that overflows makes the gradient NaN.
-        reach = clip * control[0].numel()
+        # In many dimensions e^{Dc} is no number itself; what is capped leaves room for a sum over rows.
+        reach = min(clip * control[0].numel(), 0.5 * math.log(torch.finfo(log_rho.dtype).max))
         log_rho = torch.where(advantage < 0, log_rho.clamp(min=-reach), log_rho.clamp(max=reach))
     return -advantage * log_rho.exp()
 
@@ -86,6 +88,12 @@ class DDPO(Method):
     def __post_init__(self) -> None:
         check_name("estimator", self.estimator, ("score", "ratio"))
         check_positive("clip", self.clip)
+
+    def check_loop(self, chains: int, epochs: int) -> None:
+        """Refuse one chain, whose z-score is 0, and "score" at another policy than the one that acted. Raises ValueError."""
+        if chains < 2:
+            raise ValueError(f"chains must be at least 2 for ddpo, whose rewards are z-scores of a round, got {chains}")
+        _check_epochs(self.estimator, epochs)
 
     def learner(self, policy: Policy) -> Learner[Weighed]:
         """What runs. Raises ValueError for a process without a reward."""
@@ -121,11 +129,20 @@ class DPOK(Method):
         check_count("depth", self.depth)
         check_share("decay", self.decay)
 
+    def check_loop(self, chains: int, epochs: int) -> None:
+        """Refuse "score" at another policy than the one that acted. Raises ValueError."""
+        _check_epochs(self.estimator, epochs)
+
     def learner(self, policy: Policy) -> Learner[Weighed]:
         """What runs. Raises ValueError for a process without a reward, or β = 0."""
         self.check_reward(policy)
         self.check_temperature(policy)
         return _Regularised(self, policy)
+
+
+def _check_epochs(estimator: Estimator, epochs: int) -> None:
+    if estimator == "score" and epochs > 1:
+        raise ValueError(f"epochs must be 1 with estimator 'score', which is of the policy that acted, got {epochs}")
 
 
 class _Unregularised(Learner[Weighed]):
@@ -158,7 +175,9 @@ class _Regularised(Learner[Weighed]):
         with torch.no_grad():
             value = self._value(taken.at).view_as(walk.paid)
         advantage = advantages(walk.paid - self.policy.mdp.beta * walk.kl, value, self.method.decay)
-        told = figures(walk) | {"value_error": (advantage.square().mean() / (1e-12 + (advantage + value).var())).sqrt()}
+        told = figures(walk) | {
+            "value_error": (advantage.square().mean() / (1e-12 + (advantage + value).var(correction=0))).sqrt()
+        }
         return Weighed(taken, advantage.flatten(), (advantage + value).flatten()), told
 
     def loss(self, rows: Weighed) -> Tensor:

@@ -63,6 +63,9 @@ class Method(ABC):
         """The options, JSON-ready."""
         return asdict(self)  # pyright: ignore[reportArgumentType]
 
+    def check_loop(self, chains: int, epochs: int) -> None:  # noqa: B027 - most methods have a meaning in any loop
+        """Refuse a loop of so many chains a round, and passes over them, in which the method has no meaning: ValueError."""
+
     def check_temperature(self, policy: Policy) -> float:
         """β of a method that needs one. Raises ValueError unless it is positive."""
         beta = policy.mdp.beta

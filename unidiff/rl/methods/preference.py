@@ -65,7 +65,7 @@ class DPO(Method):
 
     Attributes:
         weight: "elbo", the weight of the bound on log p_θ/p_ref, or "constant", one for the errors in ε.
-        reduction: "sum" over the D numbers of a datum, or "mean", which makes β D times as large.
+        reduction: "sum" over the D numbers of a datum, or "mean", under which β acts as β/D does on sums.
         draws: steps k a pair, spread evenly over the chain; 1 is the published loss, None all of them.
         walks: draw whole walks q(x_{1:N}|x_0) and judge them by their own actions, not the mean action; ``draws`` is None.
 
