@@ -362,3 +362,18 @@ def test_rows_that_were_weighed_keep_together() -> None:
     assert isinstance(some, Weighed) and len(some) == 2 and some.target is not None and rows.target is not None
     assert some.advantage.tolist() == [float(rows.advantage[i]) for i in (7, 2)]
     assert torch.equal(some.taken.at.k, rows.taken.at.k[[7, 2]]) and torch.equal(some.target, rows.target[[7, 2]])
+
+
+def test_in_many_dimensions_the_clipped_loss_stays_a_number() -> None:
+    # e^{Dc} itself is beyond float32 from D = 888 at c = 0.1, and a mean of many rows at it sooner.
+    dim, rows = 1000, 2048
+    old = torch.zeros(rows, dim)
+    control = (0.5 * torch.ones(rows, dim)).requires_grad_()
+    action = torch.full((rows, dim), 3.0)
+    at = Decisions(old, torch.ones(rows, dtype=torch.long), old, old + 1)
+    taken = Taken(at, action, old)
+    assert float((log_ratio(control, action) - log_ratio(old, action)).detach().min()) > 0.1 * dim
+    for advantage in (torch.full((rows,), 20.0), torch.zeros(rows)):
+        loss = surrogate(control, taken, advantage, "ratio", 0.1).mean()
+        (slope,) = torch.autograd.grad(loss, control)
+        assert bool(torch.isfinite(loss)) and bool((slope == 0).all())
