@@ -132,6 +132,7 @@ class DeBruijn(OnLine):
     Of Gaussian data in D dimensions too.
     """
 
+    by_log_snr = False  # a VP schedule's drift counts dimensions: Gaussian data of more than one are asked under each
     name = "de-bruijn"
     statement = r"\frac{\mathrm{d}H(x_t)}{\mathrm{d}t}=fD+\frac{1}{2}g^2\,E\|\nabla\log q_t\|^2"
     views = ("thermo", "score")
