@@ -88,7 +88,7 @@ MUTANTS_METHODS: tuple[Mutant, ...] = (
     Mutant("backpropagation: steps are not paid", BACKPROP, 'earned = earned + _followed("step_reward", paid, after, "the next x")', "pass"),
     Mutant("low rank: α for α/r", TRAINABLE, "self.scale = scale / rank", "self.scale = scale"),
     Mutant("low rank: BA taken off", TRAINABLE, "weight + (self.scale * self.b @ self.a)", "weight - (self.scale * self.b @ self.a)"),
-    Mutant("a walk's start is not heard", POLICY, "state = State(start, state.k, state.condition)", "pass"),
+    Mutant("a walk's start is not heard", POLICY, 'state = State(check_start("start", start, state.x), state.k, state.condition)', "pass"),
     Mutant("a look at the next step", POLICY, "replace(at, k=at.k.expand(len(at)))", "replace(at, k=at.k.expand(len(at)) - 1)"),
     Mutant("DPO on walks: one noise for both", PREFERENCE, "for x0, noise in zip(both, noises, strict=True)]", "for x0, noise in zip(both, [noises[0]] * 2, strict=True)]"),
     Mutant("DPO: the noisiest step is never drawn", PREFERENCE, "place.long().clamp(max=mdp.horizon - 1)", "place.long().clamp(max=mdp.horizon - 2)"),

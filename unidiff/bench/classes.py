@@ -23,8 +23,9 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from unidiff.bench import machine
 from unidiff.bench.timing import seconds
-from unidiff.core.boundary import check_count, check_device, check_name, check_once, check_positive, check_seed
+from unidiff.core.boundary import check_count, check_name, check_once, check_positive, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.report import save_grid
@@ -116,7 +117,7 @@ class ClassesBenchOptions:
     @property
     def place(self) -> torch.device:
         """Where to compute."""
-        return check_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return machine.chosen(self.device)
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -205,8 +206,8 @@ class Bench:
         return Trainer.start(config, data).fit()
 
     def generator(self, purpose: int) -> torch.Generator:
-        """Of one purpose's draws."""
-        return torch.Generator(self.device).manual_seed((8 * self.options.seed + 1 + purpose) % 2**63)
+        """Of one purpose's draws: 0 a policy's figures, 1 samples to be compared, 2 their preferences."""
+        return machine.draws(self.options.seed, purpose, self.device)
 
     def trained(self, name: str, progress: Progress) -> tuple[Diffusion, float]:
         """The core that a method ends at, and its seconds."""
@@ -258,11 +259,9 @@ def measure(bench: Bench, console: Console) -> Iterator[dict[str, Row]]:
 
 def table(options: ClassesBenchOptions, bench: Bench, rows: dict[str, Row]) -> Table:
     """A line for each method."""
-    gpu = options.place.type == "cuda"
-    where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     shown = Table(
-        title=f"{options.data} towards {options.target}, β = {options.beta:g}, {options.steps} steps; {where}, "
-        f"torch {torch.__version__}",
+        title=f"{options.data} towards {options.target}, β = {options.beta:g}, {options.steps} steps; "
+        f"{machine.named(bench.device)}, torch {torch.__version__}",
         caption=f"the network and both classifiers took {bench.prepared:.0f} s; held-out accuracy of the one that is asked "
         f"{bench.accuracy[0]:.1%}, of the judge {bench.accuracy[1]:.1%}",
     )
@@ -290,7 +289,7 @@ def document(options: ClassesBenchOptions, bench: Bench, rows: dict[str, Row]) -
 def run(options: ClassesBenchOptions) -> dict[str, Any]:
     """Measure, print, and write ``classes.json`` and ``classes.png``, after each method too; returns the document."""
     console = Console(stderr=options.json, width=max(110, Console().width))
-    bench, told, rows = Bench(options, console), {}, {}
+    bench, told, text, rows = Bench(options, console), {}, "", {}
     options.out.mkdir(parents=True, exist_ok=True)
     for rows in measure(bench, console):
         told = document(options, bench, rows)
@@ -299,7 +298,7 @@ def run(options: ClassesBenchOptions) -> dict[str, Any]:
         images = torch.cat([row.x0[:SHOWN] for row in rows.values()]).float().cpu().numpy()
         save_grid(options.out / "classes.png", images, columns=SHOWN)
     if options.json:
-        sys.stdout.write(json.dumps(told, indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(text)
     else:
         console.print(table(options, bench, rows))
         console.print(f"{options.out}: classes.json, and classes.png, a row of samples for each", style="dim")

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from unidiff.bench import machine
 from unidiff.bench.env import first, network
 from unidiff.bench.timing import medians
 from unidiff.core.boundary import check_device
@@ -265,9 +266,9 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     off, clipped = agreement(device)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, 1 thread"
     table = Table(
-        title=f"{where}, torch {torch.__version__}, float32, 2-D, MLP {asked.width}, {STEPS} steps; ms: loop → ours"
+        title=f"{machine.named(device)}, torch {torch.__version__}, float32, 2-D, MLP {asked.width}, {STEPS} steps; "
+        "ms: loop → ours"
     )
     for name in ("chains", "loop walks, passes", "walk", "gradient", "ratio", "update", "ratio"):
         table.add_column(name, justify="right")

@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from unidiff.bench import machine
 from unidiff.bench.timing import medians
 from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.running import Langevin
@@ -152,9 +153,8 @@ def kernels(problem: Problem) -> dict[str, Kernel]:
 
 def main() -> None:
     """Print the table."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    table = Table(title=f"{where}, torch {torch.__version__}, float32; microseconds a step")
+    device = machine.chosen(None)
+    table = Table(title=f"{machine.named(device)}, torch {torch.__version__}, float32; microseconds a step")
     for name in ("energy", "chains", "steps", "floor", "ours", "ratio", "plain", "torchebm", "off by", "others"):
         table.add_column(name, justify="right")
     warnings.simplefilter("ignore")

@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from unidiff.bench import machine
 from unidiff.bench.rl_methods import CPU, GPU, METHODS, QUICK, Bench, Found, Size
-from unidiff.core.boundary import check_count, check_device, check_name, check_once, check_positive, check_seed
+from unidiff.core.boundary import check_count, check_name, check_once, check_positive, check_seed
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.schedule import Schedule
@@ -95,7 +96,7 @@ class RLBenchOptions:
     @property
     def place(self) -> torch.device:
         """Where to compute."""
-        return check_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return machine.chosen(self.device)
 
     @property
     def size(self) -> Size:
@@ -185,10 +186,9 @@ def _best(bench: Bench, exact: DenoisingMDP, floor: Reachable, spent: float) -> 
 def table(options: RLBenchOptions, measured: Measured) -> Table:
     """A line for each method."""
     optimum, floor = measured.optimum, measured.floor
-    where = torch.cuda.get_device_name() if options.place.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     shown = Table(
         title=f"{options.world}, {options.reward} reward, β = {options.beta:g}, {options.steps} steps, "
-        f"{options.variance} variance; {where}, torch {torch.__version__}",
+        f"{options.variance} variance; {machine.named(options.place)}, torch {torch.__version__}",
         caption=f"E* r = {_with_error(optimum.reward)}, E_ref r = {_with_error(optimum.reference_reward)}, "
         f"KL(p*‖p_ref) = {_with_error(optimum.kl)}, log Z = {floor.log_z:.4f} ± {floor.error:.0e} "
         f"({_with_error(optimum.log_z)} by draws); no policy that keeps σ ends below KL to p* = {floor.gap:.4f}. "

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unidiff.bench import machine
 from unidiff.bench.timing import seconds
 from unidiff.core import networks
 from unidiff.core.diffusion import Diffusion
@@ -167,8 +168,8 @@ class Bench:
     seed: int
 
     def generator(self, purpose: int) -> torch.Generator:
-        """Of one purpose's draws: 0 a policy's figures, 1 DPO's pairs, 2 SMC's resampling, 3 p*; a run has the seed."""
-        return torch.Generator(self.like.device).manual_seed((8 * self.seed + 1 + purpose) % 2**63)
+        """Of one purpose's draws: 0 a policy's figures, 1 DPO's pairs, 2 SMC's resampling, 3 p*."""
+        return machine.draws(self.seed, purpose, self.like.device)
 
     def counted(self) -> tuple[Counted, DenoisingMDP]:
         """The process with a reward of its own that counts."""

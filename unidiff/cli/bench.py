@@ -4,6 +4,7 @@ rl       every method and the training-free rivals in the plane, beside the opti
 classes  a network of labelled images turned towards one class, judged by a classifier that was not asked
 """
 
+import importlib
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.console import Console
 from unidiff.cli.parsing import check_folder, parse
 from unidiff.core.boundary import check_name
 
-NAMES = ("rl", "classes")
+OPTIONS = {"rl": "RLBenchOptions", "classes": "ClassesBenchOptions"}
+"""What each is told, by the name of its module."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,16 +22,10 @@ def run(arguments: Sequence[str]) -> int:
         Console().print(__doc__, markup=False, emoji=False, highlight=False)
         return 0
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"bench must be told what to measure first, one of {', '.join(NAMES)}, got {arguments[:1]}")
-    name, rest = check_name("benchmark", arguments[0], NAMES), arguments[1:]
-    if name == "rl":
-        from unidiff.bench import rl as bench
-
-        options = parse(bench.RLBenchOptions, rest, "unidiff bench rl")
-    else:
-        from unidiff.bench import classes as bench
-
-        options = parse(bench.ClassesBenchOptions, rest, "unidiff bench classes")
+        raise ValueError(f"bench must be told what to measure first, one of {', '.join(OPTIONS)}, got {arguments[:1]}")
+    name = check_name("benchmark", arguments[0], OPTIONS)
+    bench = importlib.import_module(f"unidiff.bench.{name}")
+    options = parse(getattr(bench, OPTIONS[name]), arguments[1:], f"unidiff bench {name}")
     check_folder("out", options.out)
     bench.run(options)
     return 0

@@ -111,7 +111,7 @@ class TimeGrid:
             )
         apart = bottom > least  # else t = 1 is the last of them
         times = schedule.time(torch.linspace(top, bottom, steps + 1 - apart, dtype=torch.float64)).detach()
-        return TimeGrid(torch.cat([times, times.new_ones(1)]) if apart else _ends(times, float(times[0])))
+        return TimeGrid(torch.cat([times[:steps], times.new_ones(1)]))
 
     def save(self, path: str | Path) -> None:
         """Write the times as JSON."""

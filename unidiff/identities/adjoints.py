@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled
 from unidiff.identities.cubature import compared, gradients, nodes_of
 from unidiff.identities.laws import Algebraic, Order, Sides
 from unidiff.identities.registry import register
@@ -97,13 +97,12 @@ class AdjointPairing(Beside, Order):
     """
 
     conditions = f"{Beside.conditions}; a schedule with noise to be heard over the data, where steps shorten with Δλ"
-    by_log_snr = True
     name = "adjoint-pairing"
     statement = r"\max_k\|u_k^*+\sigma_ka_k\|=O(\Delta\lambda)\max_k\|u_k^*\|"
     source = "Domingo-Enrich et al. 2025 (Adjoint Matching), eq. 38, in steps; item 59"
 
     def applies(self, case: Case) -> bool:
-        return super().applies(case) and case.overlaps(-4.0, 4.0)
+        return super().applies(case) and case.overlaps(-4.0, 4.0) and sampled(case)
 
     def errors(self, case: Case) -> tuple[list[float], list[float], float]:
         counts, found = (12, 24, 48), []

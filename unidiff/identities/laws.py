@@ -61,7 +61,6 @@ class Identity(ABC):
         subject: ``"core"`` (structural), ``"optimal"`` (the exact denoiser; a network's residual is a gap), or
             ``"schedule"`` (anything with a log-SNR).
         worldless: whether the schedule alone is read, whatever the data: the standard suite asks it once a schedule.
-        by_log_snr: whether a schedule enters by its λ alone: the standard suite asks it under three of them.
     """
 
     name: ClassVar[str]
@@ -71,7 +70,6 @@ class Identity(ABC):
     conditions: ClassVar[str] = "any schedule, any core"
     subject: ClassVar[Subject] = "core"
     worldless: ClassVar[bool] = False
-    by_log_snr: ClassVar[bool] = False
     law: ClassVar[Law]
 
     def applies(self, case: Case) -> bool:

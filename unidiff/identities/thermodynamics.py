@@ -59,7 +59,6 @@ class OnLine(Quadrature):
     """Both sides on the data's first coordinate."""
 
     subject = "schedule"
-    by_log_snr = True
     conditions = "data with a smooth density, by their first coordinate; in float64"
     refinements = (16, 24, 32, 48, 64, 128)
     tolerance = 1e-8
@@ -85,6 +84,10 @@ class InformationLost(OnLine):
     )
     views = ("thermo", "score", "vae")
     source = "Guo, Shamai and Verdu 2005, theorem 1"
+    conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and sampled(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         view, (s, t) = of_line(case), ends(case)
@@ -132,7 +135,6 @@ class DeBruijn(OnLine):
     Of Gaussian data in D dimensions too.
     """
 
-    by_log_snr = False  # a VP schedule's drift counts dimensions: Gaussian data of more than one are asked under each
     name = "de-bruijn"
     statement = r"\frac{\mathrm{d}H(x_t)}{\mathrm{d}t}=fD+\frac{1}{2}g^2\,E\|\nabla\log q_t\|^2"
     views = ("thermo", "score")
@@ -158,6 +160,10 @@ class EntropyProduction(OnLine):
     )
     views = ("thermo", "score")
     source = "Lyu 2009, theorem 1; Song et al. 2021, eq. 8"
+    conditions = "data with a smooth density, by their first coordinate, three schedules; in float64"
+
+    def applies(self, case: Case) -> bool:
+        return super().applies(case) and sampled(case)
 
     def values(self, case: Case, n: int) -> tuple[Tensor, Tensor]:
         view, (s, t) = of_line(case), ends(case, -5.0, 3.0)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from unidiff.identities.case import Case
+from unidiff.identities.case import Case, sampled
 from unidiff.identities.chains import denoiser_kappa
 from unidiff.identities.laws import Algebraic, MonteCarlo, Sides
 from unidiff.identities.registry import register
@@ -209,14 +209,14 @@ class MixtureDraws(MonteCarlo):
     )
     views = ("core",)
     source = "Bishop 2006, eq. 9.17 to 9.22"
-    conditions = "a Gaussian or a mixture, in float64"
+    conditions = "a Gaussian or a mixture, three schedules; in float64"
     subject = "schedule"
-    by_log_snr = True
     bound = 0.25
 
     def applies(self, case: Case) -> bool:
         # A component's share of the draws is the same in either dtype.
-        return isinstance(case.world, (Gaussian, GaussianMixture)) and case.dtype == torch.float64
+        known = isinstance(case.world, (Gaussian, GaussianMixture))
+        return known and case.dtype == torch.float64 and sampled(case)
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         means, covariances, weights = components(case.world)

@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unidiff.core.boundary import check_alike, check_count, check_floating, check_name, check_not_negative, check_type
+from unidiff.core.boundary import (
+    check_alike,
+    check_count,
+    check_floating,
+    check_name,
+    check_not_negative,
+    check_state,
+    check_type,
+)
 from unidiff.core.chain import ReverseChain, Step
 from unidiff.core.denoiser import Denoiser, DenoiserLike
 from unidiff.core.gaussian import Gaussian
@@ -225,6 +233,13 @@ def decodes(chain: ReverseChain) -> bool:
 def fixed_variance(chain: ReverseChain) -> bool:
     """Whether the variance of a step is that of its times, whatever the state."""
     return chain.variance in ("posterior", "prior") or (chain.variance == "optimal" and chain.x0_variance is not None)
+
+
+def check_start(argument: str, x: Tensor, like: Tensor) -> Tensor:
+    """``x`` if chains in the place of ``like`` ``[n, *E]`` may start there. Raises TypeError, ValueError."""
+    check_state(argument, x, like.shape[1:])
+    check_alike(**{argument: x, "like": like})
+    return x
 
 
 def one_each(name: str, value: Tensor, x: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_flag, check_generator, check_state, check_type
+from unidiff.core.boundary import check_count, check_flag, check_generator, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
-from unidiff.rl.mdp import DenoisingMDP, State, ask, fixed_variance, guess_at
+from unidiff.rl.mdp import DenoisingMDP, State, ask, check_start, fixed_variance, guess_at
 from unidiff.rl.trainable import CorrectedDenoiser
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ class Policy:
         if not graph and fixed_variance(self.mdp.chain) and not isinstance(self.core.denoiser, CorrectedDenoiser):
             state = self.mdp.start(check_count("n", n), generator, condition, like)
             if start is not None:
-                check_alike(start=check_state("start", start, self.core.event_shape), like=state.x)
-                state = State(start, state.k, state.condition)
+                state = State(check_start("start", start, state.x), state.k, state.condition)
             return walk_ahead(self, state, generator)
         key = n, like.dtype, like.device, self.core.training
         if self._chains is None or self._chains[0] != key:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_alike, check_count, check_generator, check_state, check_type
+from unidiff.core.boundary import check_alike, check_count, check_generator, check_type
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.replay import Replay, lent, recorded
-from unidiff.rl.mdp import DenoisingMDP, Outcome, State, checked
+from unidiff.rl.mdp import DenoisingMDP, Outcome, State, check_start, checked
 from unidiff.rl.policy import Decisions, Walk, check_control, seen
 
 Control = Callable[[Decisions], Tensor]
@@ -93,10 +93,11 @@ class Chains:
         Raises:
             TypeError, ValueError: labels as :meth:`unidiff.Diffusion.predict`; x of another shape, dtype or device.
         """
+        return self._begin(generator, condition, None if x is None else check_start("x", x, self.x))
+
+    def _begin(self, generator: torch.Generator | None, condition: Tensor | None, x: Tensor | None) -> State:
         check_generator(generator, self.x.device)
         state = self.mdp.start(len(self.x), generator, condition, self.x)
-        if x is not None:
-            check_alike(x=check_state("x", x, self.x.shape[1:]), like=self.x)
         self.x.copy_(state.x if x is None else x)
         self._condition = None if state.condition is None else self._labels.copy_(state.condition)
         self._left = self.mdp.chain.steps
@@ -133,9 +134,7 @@ class Chains:
         mdp = self.mdp
         if mdp.action != "residual":
             raise ValueError(f"mdp must have residuals for actions, which a walk draws, got action = {mdp.action!r}")
-        if start is not None:
-            check_alike(start=check_state("start", start, self.x.shape[1:]), like=self.x)
-        self.start(generator, condition, x=start)
+        self._begin(generator, condition, None if start is None else check_start("start", start, self.x))
         if not self._columns:  # x, x̂_ref, σ_ref, a and u of every decision
             self._columns = [self.x.new_zeros((mdp.horizon, *self.x.shape)) for _ in range(5)]
         paid = []
