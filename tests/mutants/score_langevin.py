@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-FREE, METROPOLIS, PATH = "score/unadjusted.py", "score/metropolis.py", "score/path.py"
+FREE, METROPOLIS, PATH = "mcmc/unadjusted.py", "mcmc/metropolis.py", "mcmc/path.py"
 ANNEALED, CORRECTOR = "score/annealed.py", "score/corrector.py"
-TARGET, ADAPTATION = "score/target.py", "score/adaptation.py"
+TARGET, ADAPTATION = "mcmc/target.py", "mcmc/adaptation.py"
 
 MUTANTS_LANGEVIN: tuple[Mutant, ...] = (
     # -- without rejection

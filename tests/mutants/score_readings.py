@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-FLOW, MODEL, TARGET, ENTRY = "score/flow.py", "score/model.py", "score/target.py", "score/entry.py"
+FLOW, MODEL, TARGET, ENTRY = "score/flow.py", "score/model.py", "mcmc/target.py", "score/entry.py"
 ANNEALED, CORRECTOR, ODE = "score/annealed.py", "score/corrector.py", "score/ode.py"
-RUNNING, BLOCKS, ADAPTATION = "score/running.py", "score/blocks.py", "score/adaptation.py"
+RUNNING, BLOCKS, ADAPTATION = "mcmc/running.py", "mcmc/blocks.py", "mcmc/adaptation.py"
 
 MUTANTS_READINGS: tuple[Mutant, ...] = (
     # -- guidance and labels

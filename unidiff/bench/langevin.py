@@ -19,11 +19,11 @@ from torch import Tensor
 
 from unidiff.bench import machine
 from unidiff.bench.timing import medians
-from unidiff.score.metropolis import HMC, MALA
-from unidiff.score.running import Langevin
-from unidiff.score.state import Kernel, Noise
-from unidiff.score.target import Target
-from unidiff.score.unadjusted import BAOAB, ULA
+from unidiff.mcmc.metropolis import HMC, MALA
+from unidiff.mcmc.running import Langevin
+from unidiff.mcmc.state import Kernel, Noise
+from unidiff.mcmc.target import Target
+from unidiff.mcmc.unadjusted import BAOAB, ULA
 from unidiff.worlds import library
 
 Energy = Callable[[Tensor], Tensor]

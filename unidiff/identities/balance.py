@@ -19,10 +19,10 @@ from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Order, Quadrature, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.truths import log_prob_kappa
-from unidiff.score.metropolis import HMC, MALA, leapfrog
-from unidiff.score.path import log_ratio
-from unidiff.score.state import Kernel, Move, State
-from unidiff.score.target import Target
+from unidiff.mcmc.metropolis import HMC, MALA, leapfrog
+from unidiff.mcmc.path import log_ratio
+from unidiff.mcmc.state import Kernel, Move, State
+from unidiff.mcmc.target import Target
 from unidiff.worlds import Gaussian, PointCloud
 from unidiff.worlds.world import World
 

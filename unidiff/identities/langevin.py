@@ -18,10 +18,10 @@ from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, MonteCarlo, Order, Quadrature, Sides
 from unidiff.identities.registry import register
 from unidiff.identities.truths import log_prob_kappa, score_kappa
-from unidiff.score.adaptation import DualAveraging
-from unidiff.score.state import State
-from unidiff.score.target import Target
-from unidiff.score.unadjusted import BAOAB, ULA, langevin_step
+from unidiff.mcmc.adaptation import DualAveraging
+from unidiff.mcmc.state import State
+from unidiff.mcmc.target import Target
+from unidiff.mcmc.unadjusted import BAOAB, ULA, langevin_step
 from unidiff.worlds import Gaussian, GaussianMixture
 from unidiff.worlds.world import World
 

@@ -13,8 +13,8 @@ from unidiff.core.gaussian import Gaussian as Normal
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
+from unidiff.mcmc.adaptation import DualAveraging
 from unidiff.score import HMC, MALA, Noise, Target, langevin
-from unidiff.score.adaptation import DualAveraging
 from unidiff.worlds import Gaussian
 
 CHAINS, STEPS, EVERY = 24, 6, 2

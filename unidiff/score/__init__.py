@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from unidiff.mcmc.chains import AcceptanceWarning, Chains, Divergence
+from unidiff.mcmc.diagnostics import Summary
+from unidiff.mcmc.metropolis import HMC, MALA
+from unidiff.mcmc.running import Langevin, langevin
+from unidiff.mcmc.state import Kernel, Noise, State
+from unidiff.mcmc.target import Target
+from unidiff.mcmc.unadjusted import BAOAB, ULA
 from unidiff.score.annealed import AnnealedLangevin, annealed_langevin
-from unidiff.score.chains import AcceptanceWarning, Chains, Divergence
 from unidiff.score.corrector import PredictorCorrector, predictor_corrector
 from unidiff.score.derivatives import (
     PROBES,
@@ -15,17 +21,11 @@ from unidiff.score.derivatives import (
     vjp,
     vjps,
 )
-from unidiff.score.diagnostics import Summary
 from unidiff.score.flow import Carried, ProbabilityFlow, RoundTrip, reverse_drift, reverse_sde
 from unidiff.score.likelihood import Likelihood, likelihood
-from unidiff.score.metropolis import HMC, MALA
 from unidiff.score.model import Curvature, ScoreModel, Spread
 from unidiff.score.objectives import OBJECTIVES, score_matching_loss
 from unidiff.score.ode import ORDERS, SOLVERS, Solution, solve
-from unidiff.score.running import Langevin, langevin
-from unidiff.score.state import Kernel, Noise, State
-from unidiff.score.target import Target
-from unidiff.score.unadjusted import BAOAB, ULA
 
 __all__ = [
     "BAOAB",

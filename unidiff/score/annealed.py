@@ -26,9 +26,9 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_flag, check_positive, check_type
 from unidiff.core.diffusion import Diffusion
-from unidiff.score.chains import horizon
+from unidiff.mcmc.chains import horizon
+from unidiff.mcmc.unadjusted import langevin_step
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
-from unidiff.score.unadjusted import langevin_step
 
 # ρ from 20, beyond any data of unit scale, to 0.01, Song & Ermon's last.
 LOG_SNR = (-6.0, 9.2)

@@ -32,9 +32,9 @@ from unidiff.core.boundary import check_count, check_name, check_positive, check
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.tables import build, default_grid
-from unidiff.score.chains import horizon
+from unidiff.mcmc.chains import horizon
+from unidiff.mcmc.unadjusted import langevin_step
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
-from unidiff.score.unadjusted import langevin_step
 
 # The methods whose rows stand alone: no registers, one row a step.
 Predictor = Literal["sde", "ancestral", "ddim", "euler"]

@@ -23,8 +23,8 @@ from unidiff.core.boundary import (
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.replay import Replay, lent, recorded
-from unidiff.score.chains import Divergence, steady_rows
-from unidiff.score.target import check_chains
+from unidiff.mcmc.chains import Divergence, steady_rows
+from unidiff.mcmc.target import check_chains
 
 # (x, row of the table, draws of that row [K, B, *E], condition) -> x
 Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -197,7 +197,7 @@ def check_run(
 
 
 def check_end(x: Tensor, beyond: Tensor, rows: int, knob: str, value: float) -> Tensor:
-    """``x``, or :class:`~unidiff.score.chains.Divergence` with the rows that are finite and within ``beyond``."""
+    """``x``, or :class:`~unidiff.mcmc.chains.Divergence` with the rows that are finite and within ``beyond``."""
     good = steady_rows(x, beyond)
     if not bool(good.all()):
         raise Divergence(x, good, "row", rows, knob, value)

@@ -21,16 +21,16 @@ from torch import Tensor
 from unidiff.core.boundary import Time, check_count, check_generator, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
+from unidiff.mcmc.chains import Chains
+from unidiff.mcmc.running import langevin
+from unidiff.mcmc.state import State
+from unidiff.mcmc.target import Target
 from unidiff.score.annealed import annealed_langevin
-from unidiff.score.chains import Chains
 from unidiff.score.corrector import predictor_corrector
 from unidiff.score.derivatives import Field, Probe, draw_probes, jacobian, jvp, vjps
 from unidiff.score.flow import ProbabilityFlow
 from unidiff.score.likelihood import Likelihood, likelihood
 from unidiff.score.objectives import score_matching_loss
-from unidiff.score.running import langevin
-from unidiff.score.state import State
-from unidiff.score.target import Target
 
 Probes = int | Literal["exact"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from unidiff.core.replay import Replay, lent
-from unidiff.score.adaptation import DualAveraging
-from unidiff.score.state import Kernel, Noise, State
-from unidiff.score.target import Target
+from unidiff.mcmc.adaptation import DualAveraging
+from unidiff.mcmc.state import Kernel, Noise, State
+from unidiff.mcmc.target import Target
 
 # A leapfrog whose energy has risen by more than this has left its level set (Betancourt 2017, section 6.2; Stan's own).
 DIVERGENT = 1000.0

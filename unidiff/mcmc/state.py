@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_positive
-from unidiff.score.target import Target
+from unidiff.mcmc.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Kernel(ABC):
         """The state of chains at ``x`` ``[B, *E]``, with a ``velocity`` ``[B, *E]`` for kernels that have one.
 
         Raises:
-            ValueError, TypeError: as :meth:`~unidiff.score.target.Target.begin`.
+            ValueError, TypeError: as :meth:`~unidiff.mcmc.target.Target.begin`.
         """
         score, log_prob = law.begin(x)
         return State(x, score, log_prob if self.metropolis else None, velocity if self.has_velocity else None)

@@ -6,7 +6,7 @@ the host nor the gaps between launches are waited for. Between blocks, and only 
 looked at (about every 128 steps) and progress is told. An eager run walks the same blocks: same draws, same states.
 The blocks are the same whatever is kept: asking for a trace changes no draw.
 
-A look stops a run whose chains are not finite or have run away (:mod:`unidiff.score.chains`).
+A look stops a run whose chains are not finite or have run away (:mod:`unidiff.mcmc.chains`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from unidiff.core.boundary import (
     check_progress,
     check_type,
 )
-from unidiff.score.adaptation import DualAveraging, check_acceptance
-from unidiff.score.blocks import Captured, Eager
-from unidiff.score.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
-from unidiff.score.state import Kernel, Noise, State
-from unidiff.score.target import Target
+from unidiff.mcmc.adaptation import DualAveraging, check_acceptance
+from unidiff.mcmc.blocks import Captured, Eager
+from unidiff.mcmc.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
+from unidiff.mcmc.state import Kernel, Noise, State
+from unidiff.mcmc.target import Target
 from unidiff.worlds.world import World
 
 CHECK_EVERY, UNROLL, MOST_CAPTURES = 128, 16, 8
@@ -44,7 +44,7 @@ class Langevin:
     """A kernel on a target, ready to run many times; captures are kept from run to run.
 
     Args:
-        target: a :class:`~unidiff.score.target.Target`, or a world.
+        target: a :class:`~unidiff.mcmc.target.Target`, or a world.
         kernel: ``ULA``, ``MALA``, ``HMC`` or ``BAOAB``.
         graph: whether a GPU run is captured and replayed; None captures whenever the chains are on a GPU.
 
@@ -249,7 +249,7 @@ def langevin(
     """Run a chain from each row of ``x``.
 
     Args:
-        target: what the chains run on: a :class:`~unidiff.score.target.Target`, or a world.
+        target: what the chains run on: a :class:`~unidiff.mcmc.target.Target`, or a world.
         x: where they start, ``[B, *E]``, float32 or wider; or the state of earlier chains, to go on from there.
         steps: how many, after the warm-up.
         kernel: ``ULA(step_size)``, ``MALA(step_size)``, ``HMC(step_size, leapfrog)`` or ``BAOAB(step_size, friction)``.

@@ -4,7 +4,7 @@ r"""What a chain runs on: a law known by its score, by its energy, or in closed 
 
 A user's own potential or posterior density is as good a target as a world or a diffusion core at a time t. Where the
 law is known up to a constant, Metropolis' ratio is a difference of log-densities; where only the score is known, it is
-the score's integral (:mod:`unidiff.score.path`).
+the score's integral (:mod:`unidiff.mcmc.path`).
 """
 
 from __future__ import annotations

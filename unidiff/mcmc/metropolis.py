@@ -13,7 +13,7 @@ MALA is L = 1 with ε = √(2δ): the proposal is x + δ s(x) + √(2δ) ξ, and
 ½‖p‖² − ½‖p′‖² = log q(x|x′) − log q(x′|x) (Roberts & Tweedie 1996, section 1.4; Neal 2011, section 5.2). Written so,
 nothing of the size of x is subtracted, as it is in (‖x′ − x − δs‖² − ‖x − x′ − δs′‖²)/4δ, which fails in float32.
 
-log π(x′) − log π(x) is the law's own where it has one, else the score's integral (:mod:`unidiff.score.path`). An error
+log π(x′) − log π(x) is the law's own where it has one, else the score's integral (:mod:`unidiff.mcmc.path`). An error
 of e in it moves an acceptance probability by at most the factor e^{±e}; the estimate of it is good where it is small.
 """
 
@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, right_expand
-from unidiff.score.path import log_ratio
-from unidiff.score.state import Kernel, Move, State, add_scaled
-from unidiff.score.target import Target
+from unidiff.mcmc.path import log_ratio
+from unidiff.mcmc.state import Kernel, Move, State, add_scaled
+from unidiff.mcmc.target import Target
 
 
 @dataclass(frozen=True)

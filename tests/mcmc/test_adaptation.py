@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from unidiff.mcmc.adaptation import DualAveraging
 from unidiff.score import BAOAB, HMC, MALA, Target, langevin
-from unidiff.score.adaptation import DualAveraging
 
 STANDARD = Target.from_energy(lambda x: 0.5 * x.square().sum(1))
 # Scales from 1 to 3: on a round Gaussian all of HMC's trajectories return together, and its acceptance is no monotone

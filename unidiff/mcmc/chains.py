@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unidiff.score.state import Kernel, State
+from unidiff.mcmc.state import Kernel, State
 
 if TYPE_CHECKING:
-    from unidiff.score.diagnostics import Summary
+    from unidiff.mcmc.diagnostics import Summary
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Chains:
 
     def summary(self) -> Summary:
         """Split R̂, effective sample sizes and what to mend; needs a trace and the extra ``diagnostics``."""
-        from unidiff.score.diagnostics import summarise
+        from unidiff.mcmc.diagnostics import summarise
 
         return summarise(self)
 

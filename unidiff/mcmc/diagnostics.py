@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.score.chains import Chains
+from unidiff.mcmc.chains import Chains
 
 MOST_RHAT, LEAST_ESS, MOST_PATH_ERROR = 1.01, 400.0, 0.1
 

@@ -26,8 +26,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unidiff.score.state import Kernel, Move, State, add_scaled, check_scale
-from unidiff.score.target import Target
+from unidiff.mcmc.state import Kernel, Move, State, add_scaled, check_scale
+from unidiff.mcmc.target import Target
 
 
 def langevin_step(x: Tensor, score: Tensor, step_size: float | Tensor, normal: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def test_mala_walks_alike_on_every_kind(kind: str) -> None:
 
 
 def test_the_stated_path_error_covers_the_true_one_on_short_paths_alone() -> None:
-    from unidiff.score.path import log_ratio
+    from unidiff.mcmc.path import log_ratio
 
     x = WORLD.sample(4000, torch.Generator().manual_seed(0))
     exceeded = []
@@ -79,7 +79,7 @@ def test_the_stated_path_error_covers_the_true_one_on_short_paths_alone() -> Non
 
 def test_the_path_integral_is_of_order_eight_in_its_panels() -> None:
     from unidiff.identities.laws import fitted_order
-    from unidiff.score.path import log_ratio
+    from unidiff.mcmc.path import log_ratio
 
     y = X.roll(1, 0)
     exact = WORLD.log_prob(y) - WORLD.log_prob(X)
