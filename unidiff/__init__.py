@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import identities, rl, score, train, vae, worlds
+from unidiff import ebm, identities, mcmc, rl, score, train, vae, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -13,6 +13,7 @@ from unidiff.core.prediction import Prediction
 from unidiff.core.process import ForwardProcess
 from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
+from unidiff.ebm.model import EnergyModel
 from unidiff.identities.verify import verify
 from unidiff.score.model import ScoreModel
 from unidiff.thermo.model import Thermodynamics
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Denoiser",
     "Diffusion",
+    "EnergyModel",
     "ForwardProcess",
     "Gaussian",
     "HierarchicalVAE",
@@ -33,7 +35,9 @@ __all__ = [
     "ScoreModel",
     "Thermodynamics",
     "TimeGrid",
+    "ebm",
     "identities",
+    "mcmc",
     "rl",
     "sample",
     "score",

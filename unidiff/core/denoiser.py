@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unidiff.core.boundary import check_count, check_name, check_positive, right_expand
 from unidiff.core.level import NoiseLevel
+from unidiff.core.networks.gradient import GradientField
 from unidiff.core.prediction import KINDS, Kind, Prediction, conversion
 from unidiff.core.schedule import Schedule
 
@@ -127,11 +128,8 @@ class Denoiser(nn.Module):
         embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """F and the variance fraction in [0, 1] (None unless learned): one pass of the network, guidance applied."""
-        if self.preconditioning == "edm":
-            scale = (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()
-            x = right_expand(scale, xt) * xt
-        else:
-            x = xt
+        scale = self._input_scale(level)
+        x = xt if scale is None else right_expand(scale, xt) * xt
         if condition is None and self.num_classes is not None:
             condition = torch.full((xt.shape[0],), self.num_classes, dtype=torch.long, device=xt.device)
         if guidance == 1.0:
@@ -145,6 +143,58 @@ class Denoiser(nn.Module):
         output, fraction = self._split(self._apply_network(torch.cat([x, x]), level.repeat(2), both, doubled))
         with_condition, without = output.chunk(2)
         return torch.lerp(without, with_condition, guidance), None if fraction is None else fraction.chunk(2)[0]
+
+    def energy(
+        self,
+        xt: Tensor,
+        level: NoiseLevel,
+        condition: Tensor | None = None,
+        guidance: float = 1.0,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        r"""−log q_t up to a constant at ``xt`` ``[B, *E]``, in nats, ``[B]``; −∇ of it is the score that :meth:`forward` tells.
+
+        With score = p x + q F(cx) and F = −∇G, E = −½p‖x‖² + (q/c) G(cx).
+
+        Raises:
+            TypeError: the network is no gradient field.
+        """
+        if not isinstance(self.network, GradientField):
+            raise TypeError(
+                "network must be a GradientField for the denoiser to have an energy (the score of any other is no "
+                f"gradient), got {type(self.network).__name__}"
+            )
+        on_x, on_output = self._score_coefficients(level)
+        scale = self._input_scale(level)
+        x = xt if scale is None else right_expand(scale, xt) * xt
+        factor = on_output if scale is None else on_output / scale
+        if guidance == 1.0:
+            value = self._potential(x, level, condition, embedding)
+        else:
+            if condition is None or self.num_classes is None:
+                raise ValueError(f"guidance needs a conditional network, got guidance = {guidance} without one")
+            free, given = (self._potential(x, level, c, embedding) for c in (None, condition))
+            value = torch.lerp(free, given, guidance)
+        return factor * value - 0.5 * on_x * xt.flatten(1).square().sum(1)
+
+    def _potential(self, x: Tensor, level: NoiseLevel, condition: Tensor | None, embedding: Tensor | None) -> Tensor:
+        if condition is None and self.num_classes is not None:
+            condition = torch.full((x.shape[0],), self.num_classes, dtype=torch.long, device=x.device)
+        noise = level.log_snr.clamp(-_LOG_SNR_BOUND, _LOG_SNR_BOUND).expand(x.shape[0])
+        return cast("GradientField", self.network).potential(x, noise, condition, embedding)
+
+    def _input_scale(self, level: NoiseLevel) -> Tensor | None:
+        """c: what the network sees is c x_t; None for 1."""
+        if self.preconditioning == "none":
+            return None
+        return (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()
+
+    def _score_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """(p, q) with score = p·x_t + q·F, in the level's shape and dtype."""
+        if self.preconditioning == "none":
+            return conversion(self.prediction, "score", level.alpha, level.sigma)
+        rho2 = level.alpha**2 * self.data_std**2 + level.sigma**2
+        return -1 / rho2, level.alpha * self.data_std / (level.sigma * rho2.sqrt())
 
     def x0_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """(p, q) with x̂_0 = p·x_t + q·F, in the level's shape and dtype."""

@@ -62,13 +62,25 @@ class OracleDenoiser:
             if guidance != 1.0:
                 raise ValueError(f"guidance needs a condition, got guidance = {guidance} without one")
             return Prediction(xt, level, self._known(world, xt, level), guarded=False)
-        if not isinstance(world, GaussianMixture):
-            raise ValueError(f"condition needs a world with classes (a GaussianMixture), got a {type(world).__name__}")
-        known = self._known(world.given(condition), xt, level)
+        known = self._known(self._classes(world).given(condition), xt, level)
         if guidance != 1.0:
             free = self._known(world, xt, level)
             known = {kind: torch.lerp(free[kind], known[kind], guidance) for kind in known}
         return Prediction(xt, level, known, guarded=False)
+
+    def energy(self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+        """−log q_t at ``xt`` ``[B, *E]``, in nats, ``[B]``, normalised (with guidance, up to a constant). Trusts as a call.
+
+        Raises:
+            ValueError: a condition or guidance of a world without classes.
+        """
+        world = self._cast(xt)
+        if condition is None:
+            if guidance != 1.0:
+                raise ValueError(f"guidance needs a condition, got guidance = {guidance} without one")
+            return -world.diffuse(level.alpha, level.sigma).log_prob(xt, check=False)
+        own = -self._classes(world).given(condition).diffuse(level.alpha, level.sigma).log_prob(xt, check=False)
+        return own if guidance == 1.0 else torch.lerp(self.energy(xt, level), own, guidance)
 
     def x0_variance(self, xt: Tensor, level: NoiseLevel) -> Tensor:
         """Var[x_0|x_t], the diagonal of the posterior covariance, ``[B, *E]``, in x² units."""
@@ -79,6 +91,12 @@ class OracleDenoiser:
         if key not in self._casts:
             self._casts[key] = self.world.to(*key)
         return self._casts[key]
+
+    @staticmethod
+    def _classes(world: World) -> GaussianMixture:
+        if not isinstance(world, GaussianMixture):
+            raise ValueError(f"condition needs a world with classes (a GaussianMixture), got a {type(world).__name__}")
+        return world
 
     @staticmethod
     def _known(world: World, xt: Tensor, level: NoiseLevel) -> Mapping[Kind, Tensor]:

@@ -13,12 +13,13 @@ from torch import nn
 
 from unidiff.core.boundary import check_name, nearest
 from unidiff.core.networks.embedding import NoiseFeatures
+from unidiff.core.networks.gradient import FORMS, GradientField, build_gradient
 from unidiff.core.networks.mlp import MLP
 from unidiff.core.networks.unet import UNet
 
-__all__ = ["KINDS", "MLP", "NoiseFeatures", "UNet", "build", "register"]
+__all__ = ["FORMS", "KINDS", "MLP", "GradientField", "NoiseFeatures", "UNet", "build", "register"]
 
-KINDS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "unet": UNet}
+KINDS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "unet": UNet, "gradient": build_gradient}
 
 
 def register(kind: str, network: Callable[..., nn.Module]) -> None:

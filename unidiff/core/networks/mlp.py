@@ -20,15 +20,18 @@ from unidiff.core.networks.embedding import NoiseFeatures
 class MLP(nn.Module):
     """``network(x [B, D], noise [B], condition [B] or None) -> [B, D]``, or ``[B, 2D]`` with a learned variance.
 
+    With ``outputs`` it is a head of that many numbers instead: one for an energy.
+
     Args:
         dim: D.
         width: units of a hidden layer.
         depth: how many hidden layers.
         num_classes: for class conditioning; the class ``num_classes`` is the null one.
         learned_variance: whether a second D outputs hold the variance fraction.
+        outputs: how many numbers it returns; None for D (2D with a learned variance).
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1; outputs and a learned variance at once.
     """
 
     def __init__(
@@ -38,14 +41,19 @@ class MLP(nn.Module):
         depth: int = 3,
         num_classes: int | None = None,
         learned_variance: bool = False,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
+        if outputs is not None and learned_variance:
+            raise ValueError(f"outputs must be left out with a learned variance, got {outputs}")
         self._config = {
             "kind": "mlp", "dim": dim, "width": width, "depth": depth,
             "num_classes": num_classes, "learned_variance": learned_variance,
         }  # fmt: skip
+        if outputs is not None:
+            self._config["outputs"] = check_count("outputs", outputs)
         self.depth = depth
         features = NoiseFeatures()
         self.noise = nn.Sequential(
@@ -56,7 +64,7 @@ class MLP(nn.Module):
             self.classes = nn.Embedding(check_count("num_classes", num_classes) + 1, depth * width)
         self.first = nn.Linear(dim, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.last = nn.Linear(width, dim * (2 if learned_variance else 1))
+        self.last = nn.Linear(width, dim * (2 if learned_variance else 1) if outputs is None else outputs)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

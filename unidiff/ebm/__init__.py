@@ -1,0 +1,7 @@
+"""The energy view: the core read as −log q_t; its chains, its training, compositions, and DxMI."""
+
+from __future__ import annotations
+
+from unidiff.ebm.model import EnergyDenoiser, EnergyModel
+
+__all__ = ["EnergyDenoiser", "EnergyModel"]
