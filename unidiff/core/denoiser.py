@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
         guidance: float = 1.0,
         embedding: Tensor | None = None,
     ) -> Tensor:
-        r"""−log q_t up to a constant at ``xt`` ``[B, *E]``, in nats, ``[B]``; −∇ of it is the score that :meth:`forward` tells.
+        r"""−log q_t up to a constant at ``xt`` ``[B, *E]``, in nats, ``[B]``; the score that :meth:`forward` tells is −∇E.
 
         With score = p x + q F(cx) and F = −∇G, E = −½p‖x‖² + (q/c) G(cx).
 
