@@ -101,7 +101,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("learned fraction the wrong way round", DENOISER, "return mean, 0.5 * (raw + 1)", "return mean, 0.5 * (1 - raw)"),
     Mutant("learned fraction of the null class", DENOISER, "fraction.chunk(2)[0]", "fraction.chunk(2)[1]"),
     Mutant("learned variance in the mean's channels", DENOISER, "mean, raw = output.chunk(2, dim=1)", "raw, mean = output.chunk(2, dim=1)"),
-    Mutant("EDM: c_in without σ_d", DENOISER, "scale = (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()", "scale = (level.alpha**2 + level.sigma**2).rsqrt()"),
+    Mutant("EDM: c_in without σ_d", DENOISER, "return self._variance(level).rsqrt()", "return (level.alpha**2 + level.sigma**2).rsqrt()"),
     # -- chains and samplers
     Mutant("chain: steps off by one in the table", CHAIN, "self.row(self.table.on_xt, k, xt)", "self.row(self.table.on_xt, k - 1, xt)"),
     Mutant("chain: the level of s, not t", CHAIN, "self.core.denoiser(xt, self.levels[k].to(xt)", "self.core.denoiser(xt, self.levels[k - 1].to(xt)"),

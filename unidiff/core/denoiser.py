@@ -187,20 +187,24 @@ class Denoiser(nn.Module):
         """c: what the network sees is c x_t; None for 1."""
         if self.preconditioning == "none":
             return None
-        return (level.alpha**2 * self.data_std**2 + level.sigma**2).rsqrt()
+        return self._variance(level).rsqrt()
+
+    def _variance(self, level: NoiseLevel) -> Tensor:
+        """ρ², of the data of standard deviation σ_d once noised."""
+        return level.alpha**2 * self.data_std**2 + level.sigma**2
 
     def _score_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """(p, q) with score = p·x_t + q·F, in the level's shape and dtype."""
         if self.preconditioning == "none":
             return conversion(self.prediction, "score", level.alpha, level.sigma)
-        rho2 = level.alpha**2 * self.data_std**2 + level.sigma**2
+        rho2 = self._variance(level)
         return -1 / rho2, level.alpha * self.data_std / (level.sigma * rho2.sqrt())
 
     def x0_coefficients(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """(p, q) with x̂_0 = p·x_t + q·F, in the level's shape and dtype."""
         if self.preconditioning == "none":
             return conversion(self.prediction, "x0", level.alpha, level.sigma)
-        rho2 = level.alpha**2 * self.data_std**2 + level.sigma**2
+        rho2 = self._variance(level)
         return level.alpha * self.data_std**2 / rho2, level.sigma * self.data_std / rho2.sqrt()
 
     def embed(self, log_snr: Tensor) -> Tensor | None:
