@@ -4,12 +4,13 @@ It is the VAE's decoder step, the ancestral sampler's step, the MDP's policy and
 
     p_θ(x_s|x_t) = N(a x_t + b x̂_0(x_t), v),   a, b those of q(x_s|x_t, x_0)   (Ho et al. 2020, eq. 7 and 11)
 
-with one of four variances, c = −expm1(λ_t − λ_s):
+with one of five variances, c = −expm1(λ_t − λ_s):
 
     posterior  σ_s² c                       exact when data are a point (Ho et al.'s β̃_t)
     prior      σ_t² c = σ²_{t|s}            exact when VP and data are N(0, I) (their β_t)
     optimal    σ_s² c + b² Var[x_0|x_t]     exact in the second moment (Bao et al. 2022, eq. 7), b = α_s c
     learned    log-interpolation of the first two by the network's fraction (Nichol & Dhariwal 2021, eq. 15)
+    given      a number for each step, from a table that may itself be trained (Yoon et al. 2024, section 3)
 
 The prior rule alone is no invariant of VP ↔ VE (item 7): σ_t² c/α_s² of the one is not that of the other. When VE it is
 the limit of infinitely wide data, and for N(0, I) too large by (1 + σ_t²)/(1 + σ_s²).
@@ -32,7 +33,7 @@ from unidiff.core.level import NoiseLevel
 from unidiff.core.prediction import Prediction
 from unidiff.core.process import bridge
 
-Variance = Literal["posterior", "prior", "optimal", "learned"]
+Variance = Literal["posterior", "prior", "optimal", "learned", "given"]
 VARIANCES: tuple[Variance, ...] = get_args(Variance)
 Step = int | Tensor
 """k of one step, or one for each row ``[B]``, on the table's device: the host, or :meth:`ReverseChain.beside`'s."""
@@ -57,11 +58,14 @@ class ReverseChain:
         variance: the rule.
         x0_variance: for ``"optimal"``, a table ``[N]`` of Var[x_0|x_{t_k}] per dimension (k = 1 … N), in x² units;
             None asks the denoiser's own ``x0_variance(xt, level)``, which an exact denoiser has. An error with another rule.
+        log_var: for ``"given"``, the table ``[N]`` of the steps' log-variances per dimension (k = 1 … N), log of x² units,
+            used as it is: what is trained may go on changing it. An error with another rule.
 
     Raises:
-        TypeError: x0_variance is no floating-point tensor.
+        TypeError: x0_variance or log_var is no floating-point tensor.
         ValueError: an unknown rule; ``"learned"`` without a network that learns it; ``"optimal"`` without a source of
-            Var[x_0|x_t]; an eps- or score-network on a grid that reaches zero SNR.
+            Var[x_0|x_t]; ``"given"`` without a table, or one that is not ``[N]`` and finite; an eps- or
+            score-network on a grid that reaches zero SNR.
     """
 
     def __init__(
@@ -70,12 +74,20 @@ class ReverseChain:
         grid: TimeGrid,
         variance: Variance = "posterior",
         x0_variance: Tensor | None = None,
+        log_var: Tensor | None = None,
     ) -> None:
         check_name("variance", variance, VARIANCES)
         if variance == "learned" and not getattr(core.denoiser, "learned_variance", False):
             raise ValueError("variance 'learned' needs a denoiser built with learned_variance=True")
         if variance == "optimal" and x0_variance is None and not hasattr(core.denoiser, "x0_variance"):
             raise ValueError("variance 'optimal' needs x0_variance, [N] values of Var[x0|xt], or an exact denoiser")
+        if (variance == "given") != (log_var is not None):
+            got = "none" if log_var is None else f"one with variance {variance!r}"
+            raise ValueError(f"log_var, a table [{grid.steps}], is for variance 'given' and needed there, got {got}")
+        if log_var is not None:
+            check_floating("log_var", log_var)
+            if log_var.shape != (grid.steps,) or not bool(torch.isfinite(log_var.detach()).all()):
+                raise ValueError(f"log_var must be finite and have shape [{grid.steps}], got {log_var}")
         if x0_variance is not None:
             if variance != "optimal":
                 raise ValueError(f"x0_variance is for variance 'optimal', got it with variance {variance!r}")
@@ -88,6 +100,7 @@ class ReverseChain:
         self.grid = grid
         self.variance: Variance = variance
         self.x0_variance = x0_variance
+        self.given = log_var
         self.levels = core.schedule.level(grid.times)
         core.check_levels(self.levels.alpha[1:])
         earlier, later = grid.times[:-1], grid.times[1:]
@@ -120,6 +133,7 @@ class ReverseChain:
         there.table = ChainTable(
             *(v.to(device) for v in (table.on_xt, table.on_x0, table.log_posterior_var, table.log_prior_var))
         )
+        there.given = None if self.given is None else self.given.to(device)
         there.x0_variance = None if self.x0_variance is None else self.x0_variance.to(device)
         return there
 
@@ -150,6 +164,8 @@ class ReverseChain:
 
     def log_var(self, xt: Tensor, k: Step, level: NoiseLevel, fraction: Tensor | None) -> Tensor:
         """log of the step's variance at ``xt``; ``fraction`` is the network's, for "learned". Broadcasts to xt."""
+        if self.given is not None:
+            return self.row(self.given, k, xt)
         posterior, prior = (self.row(v, k, xt) for v in (self.table.log_posterior_var, self.table.log_prior_var))
         if self.variance == "posterior":
             return posterior

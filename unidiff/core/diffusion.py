@@ -100,12 +100,16 @@ class Diffusion(nn.Module):
                 check_informative(kind, alpha)
 
     def chain(
-        self, grid: TimeGrid, variance: Variance = "posterior", x0_variance: Tensor | None = None
+        self,
+        grid: TimeGrid,
+        variance: Variance = "posterior",
+        x0_variance: Tensor | None = None,
+        log_var: Tensor | None = None,
     ) -> ReverseChain:
         """The reverse kernels p_θ(x_s|x_t) on ``grid``; see :class:`~unidiff.core.chain.ReverseChain`."""
         from unidiff.core.chain import ReverseChain
 
-        return ReverseChain(self, grid, variance, x0_variance)
+        return ReverseChain(self, grid, variance, x0_variance, log_var)
 
     def home(self, generator: torch.Generator | None = None) -> torch.device:
         """Where states are drawn unless a device is named: the generator's device, else the parameters', else the CPU."""

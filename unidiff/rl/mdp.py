@@ -232,7 +232,8 @@ def decodes(chain: ReverseChain) -> bool:
 
 def fixed_variance(chain: ReverseChain) -> bool:
     """Whether the variance of a step is that of its times, whatever the state."""
-    return chain.variance in ("posterior", "prior") or (chain.variance == "optimal" and chain.x0_variance is not None)
+    table = chain.variance == "optimal" and chain.x0_variance is not None
+    return table or chain.variance in ("posterior", "prior", "given")
 
 
 def check_start(argument: str, x: Tensor, like: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ The noise level enters as the biases c, so they are all one function of λ, made
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unidiff.core.boundary import check_count
+from unidiff.core.boundary import check_count, check_positive
 from unidiff.core.networks.embedding import NoiseFeatures
 
 
@@ -29,9 +31,11 @@ class MLP(nn.Module):
         num_classes: for class conditioning; the class ``num_classes`` is the null one.
         learned_variance: whether a second D outputs hold the variance fraction.
         outputs: how many numbers it returns; None for D (2D with a learned variance).
+        frequencies: sin ωx and cos ωx of these ω, in units of 1/x, join x: a perceptron is slow to learn what is narrow
+            beside the whole (Tancik et al. 2020).
 
     Raises:
-        ValueError: a count below 1; outputs and a learned variance at once.
+        ValueError: a count below 1; a frequency that is not positive; outputs and a learned variance at once.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class MLP(nn.Module):
         num_classes: int | None = None,
         learned_variance: bool = False,
         outputs: int | None = None,
+        frequencies: Sequence[float] = (),
     ) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
@@ -54,6 +59,11 @@ class MLP(nn.Module):
         }  # fmt: skip
         if outputs is not None:
             self._config["outputs"] = check_count("outputs", outputs)
+        for omega in frequencies:
+            check_positive("frequencies", omega)
+        if len(frequencies):
+            self._config["frequencies"] = [float(omega) for omega in frequencies]
+        self.frequencies = tuple(float(omega) for omega in frequencies)
         self.depth = depth
         features = NoiseFeatures()
         self.noise = nn.Sequential(
@@ -62,7 +72,7 @@ class MLP(nn.Module):
         self.classes = None
         if num_classes is not None:
             self.classes = nn.Embedding(check_count("num_classes", num_classes) + 1, depth * width)
-        self.first = nn.Linear(dim, width)
+        self.first = nn.Linear(dim * (1 + 2 * len(self.frequencies)), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, dim * (2 if learned_variance else 1) if outputs is None else outputs)
         nn.init.zeros_(self.last.weight)
@@ -81,6 +91,9 @@ class MLP(nn.Module):
         if self.classes is not None and condition is not None:
             embedding = embedding + self.classes(condition)
         bias = embedding.chunk(self.depth, dim=-1)
+        if self.frequencies:
+            waves = [wave(omega * x) for omega in self.frequencies for wave in (torch.sin, torch.cos)]
+            x = torch.cat([x, *waves], dim=1)
         h = F.silu(self.first(x) + bias[0])
         for layer, b in zip(self.hidden, bias[1:], strict=True):
             h = h + F.silu(layer(h) + b)

@@ -1,0 +1,147 @@
+r"""What DxMI minimises: five losses, each an expectation that a theorem of maximum-entropy inverse RL asks for.
+
+    contrast    E_{q_0}V_0 − E_π V_0 + γ(E_{q_0}V_0² + E_π V_0²)                        energy: items 39, 48
+    difference  E(V_k(x_k) − [V̄_{k−1}(x′) + log π(x′|x_k) − log q̃(x_k|x′)])²           value: item 40, x′ ~ π(·|x_k)
+    control     E[V_{k−1}(x′) + log π(x′|x_k) − log q̃(x_k|x′)]                          policy: items 42–44
+    anchor      E‖ε − S_k∇V_k(A_k x_0 + S_k ε)‖²                                        value: item 40, by Tweedie
+    ladder      E_{q_{k−1}} log(1 + e^{−ℓ_k}) + E_{q_k} log(1 + e^{ℓ_k}),  ℓ_k = V_k − V_{k−1}    value: items 40, 47
+
+in nats (V/τ), with sums over the D numbers of a state throughout: an entropy counts every dimension, and so must a cost.
+The first is the gradient of KL(q_0‖e^{−V}) − KL(π‖e^{−V}) and moves the energy alone; the second and third are dynamic
+programming over the chain's steps; the last two hold the value to what it must be at the optimum, −log of the noised
+data: the fourth its slope, where there are data, the fifth its height, by telling each level's data from the next one's.
+The regulariser keeps the energy bounded and biases the fixed point by about γτ in total variation, so γ goes to 0.
+
+Yoon et al. 2024, "Maximum entropy inverse reinforcement learning of diffusion models with energy-based models", algorithm 1;
+what its published code does otherwise is :class:`Choices`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unidiff.core.boundary import right_expand
+from unidiff.core.gaussian import Gaussian
+from unidiff.core.level import NoiseLevel
+from unidiff.core.weights import effective_size
+from unidiff.ebm.dxmi.law import AuxiliaryLaw
+from unidiff.ebm.dxmi.value import Value, every_level
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Where the theory and the paper's published code part; the defaults are the theory's.
+
+    Attributes:
+        mean_cost: the running cost is a mean over D, not a sum, while the entropy is none.
+        entropy: log π is part of the value's target.
+        velocity: log v_k is part of the value's target and of the cost.
+        overwritten: the value's target at the last step is the value's own, so the energy never reaches it.
+        lagged: the target is of an average of the value's parameters, not of the value as it stands.
+    """
+
+    mean_cost: bool = False
+    entropy: bool = True
+    velocity: bool = True
+    overwritten: bool = False
+    lagged: bool = True
+
+    @staticmethod
+    def published() -> Choices:
+        """The published code's."""
+        return Choices(mean_cost=True, entropy=False, velocity=False, overwritten=True, lagged=False)
+
+
+THEORY = Choices()
+
+
+def contrast(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor | None = None) -> Tensor:
+    """The contrastive loss of energies, ``[]``, whose gradient in θ is item 39's.
+
+    Args:
+        data, drawn: V_0 at data and at the policy's draws, ``[B]``, in nats.
+        gamma: γ ≥ 0 of the regulariser.
+        weights: of the draws, ``[B]``, of sum 1 (:func:`path_weights`); even if None.
+    """
+
+    def mean(value: Tensor) -> Tensor:
+        return value.mean() if weights is None else (weights * value).sum()
+
+    return data.mean() - mean(drawn) + gamma * (data.square().mean() + mean(drawn.square()))
+
+
+def running_cost(
+    law: AuxiliaryLaw, step: Gaussian, earlier: Tensor, later: Tensor, k: Tensor, choices: Choices, *, entropy: bool
+) -> Tensor:
+    """log π(x′|x_k) − log q̃(x_k|x′) at ``earlier`` x′ and ``later`` x_k ``[R, *E]``, ``[R]``, in nats.
+
+    log π is in its mean over x′, minus the entropy, which has the same expectation and no variance.
+
+    Args:
+        step: π(·|x_k).
+        k: which step each row is, ``[R]`` in 1 … N.
+        choices: the theory's, or another's.
+        entropy: whether log π is counted.
+    """
+    cost = law.cost(earlier, later, k, mean=choices.mean_cost, velocity=choices.velocity)
+    return cost - step.entropy() if entropy else cost
+
+
+def difference(value: Value, x: Tensor, k: Tensor, target: Tensor) -> Tensor:
+    """(V_k(x) − target)², averaged, ``[]``: temporal-difference learning of the value at ``x`` ``[R, *E]``."""
+    return (value(x, k) - target).square().mean()
+
+
+def anchor(value: Value, x0: Tensor, share: Tensor, noise: Tensor) -> Tensor:
+    """‖ε − ε̂‖² of the value's own noise, summed over D and averaged, ``[]``.
+
+    Args:
+        x0: data ``[R, *E]``.
+        share: where between the law's levels, ``[R]`` in [0, 1): all of them, since a value is one function of the level.
+        noise: ε, ``[R, *E]``.
+    """
+    level = every_level(value.levels, share)
+    noised = right_expand(level.alpha.to(x0), x0) * x0 + right_expand(level.sigma.to(x0), x0) * noise
+    return (noise - value.noise(noised, level)).flatten(1).square().sum(1).mean()
+
+
+def ladder(value: Value, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+    """Logistic regression between the data noised to adjacent levels, averaged, ``[]``.
+
+    Args:
+        x0: data ``[2, R, *E]``, for the nearer and the farther level.
+        k: which step lies between them, ``[R]`` in 1 … N.
+        noise: ε, ``[2, R, *E]``.
+    """
+    near, far = (_noised(value.levels, x, at, e) for x, at, e in zip(x0, (k - 1, k), noise, strict=True))
+    states = torch.cat([near, far])
+    above, below = (value(states, at.repeat(2)) for at in (k, k - 1))
+    at_near, at_far = (above - below).chunk(2)
+    return F.softplus(-at_near).mean() + F.softplus(at_far).mean()
+
+
+def _noised(levels: NoiseLevel, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+    level = levels[k].to(x0)
+    return right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
+
+
+@torch.no_grad()
+def path_weights(value: Value, log_ratio: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights that make the policy's draws those of e^{−V_0}, and how many of them count.
+
+    A walk of π stands for one of q ∝ e^{−V_0(x_0)} Π q̃ by w = e^{−V_0} Π q̃/π (item 43's joint laws), so that the energy's
+    negatives are its own law's and not the policy's.
+
+    Args:
+        log_ratio: Σ log q̃ − log π of each walk, ``[B]``, in nats.
+        last: x_{t_0}, ``[B, *E]``.
+
+    Returns:
+        weights ``[B]`` of sum 1, and their effective number, ``[]``.
+    """
+    log_weights = log_ratio - value(last, torch.zeros(last.shape[0], dtype=torch.long, device=last.device))
+    return torch.softmax(log_weights, 0), effective_size(log_weights)

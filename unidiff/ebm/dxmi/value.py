@@ -1,0 +1,126 @@
+r"""The value of each state of a chain: an energy at every noise level of the auxiliary law, V_k with V_0 = E.
+
+    V_k(x) = E(x, level k)/τ in nats;   at the optimum V_k = −log q_k − log Z        (IDENTITIES item 40)
+
+An energy-parameterised core takes the level (A_k, S_k) as it is, so that its value is one function of state and noise and
+means what the core's energy means. A function of time is asked at the grid's own times; :class:`GridValue` knows no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from unidiff.core.boundary import check_count, check_type
+from unidiff.core.denoiser import Denoiser
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.grid import TimeGrid
+from unidiff.core.level import NoiseLevel
+from unidiff.core.networks.gradient import descent
+from unidiff.ebm.model import EnergyModel, check_energy
+
+
+class GridValue(nn.Module):
+    """A network for each step's value, ``value(x [B, *E], t [B]) -> [B]`` at the grid's times and at no other.
+
+    Args:
+        make: ``make() -> network(x) -> [B]`` or ``[B, 1]``, called once for each of the N + 1 times.
+        grid: the times.
+
+    Raises:
+        TypeError: no grid, or what is made is no module.
+    """
+
+    times: Tensor
+
+    def __init__(self, make: Callable[[], nn.Module], grid: TimeGrid) -> None:
+        super().__init__()
+        check_type("grid", grid, TimeGrid)
+        self.networks = nn.ModuleList(make() for _ in range(check_count("steps", grid.steps) + 1))
+        self.register_buffer("times", grid.times.detach().clone())
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """V at ``x`` ``[B, *E]`` and times t ``[B]``, ``[B]``.
+
+        Raises:
+            ValueError: a time that is not the grid's (to float32's rounding).
+        """
+        away = (t.to(self.times)[:, None] - self.times).abs()
+        least, place = away.min(1)
+        if bool((least > 1e-6).any()):
+            far = float(t[least.argmax()])
+            raise ValueError(
+                f"t must be one of the {len(self.times)} times of the value's grid, "
+                f"{float(self.times[0]):.6g} … {float(self.times[-1]):.6g}, got {far:.6g}"
+            )
+        answer = x.new_zeros(x.shape[0])
+        for k in place.unique().tolist():
+            rows = place == k
+            answer = answer.index_put((rows,), check_energy(self.networks[k](x[rows]), x[rows]))
+        return answer
+
+
+class Value:
+    """An energy model at a law's levels, in nats. Arguments are trusted: this runs in the trainer's loop.
+
+    Args:
+        model: a core's energy, or a function of time.
+        levels: the auxiliary law's, ``[N + 1]``.
+    """
+
+    def __init__(self, model: EnergyModel, levels: NoiseLevel) -> None:
+        self.model, self.levels = model, levels
+
+    def __call__(self, x: Tensor, k: Tensor) -> Tensor:
+        """V_k/τ at ``x`` ``[R, *E]`` and steps k ``[R]`` in 0 … N, ``[R]``; differentiable."""
+        denoiser = self._denoiser()
+        if not isinstance(denoiser, Denoiser):
+            return self.at(x, self.levels[k])
+        # The levels are few and the rows many: each level is embedded once.
+        known = denoiser.embed(self.levels.log_snr.to(x))
+        return denoiser.energy(x, self.levels[k].to(x), embedding=None if known is None else known[k])
+
+    def at(self, x: Tensor, level: NoiseLevel) -> Tensor:
+        """V/τ at ``x`` ``[R, *E]`` and levels ``[R]``, ``[R]``."""
+        source, level = self.model.source, level.to(x)
+        if isinstance(source, Diffusion):
+            return source.denoiser.energy(x, level)  # pyright: ignore
+        return check_energy(source(x, level.t.expand(x.shape[0])), x) / self.model.tau
+
+    def _denoiser(self) -> object:
+        return self.model.source.denoiser if isinstance(self.model.source, Diffusion) else None
+
+    def noise(self, x: Tensor, level: NoiseLevel) -> Tensor:
+        """ε̂ = S ∇V/τ at ``x`` ``[R, *E]``, ``[R, *E]``: the noise that the value tells, differentiable in its parameters."""
+        source = self.model.source
+        if isinstance(source, Diffusion):
+            return source.denoiser(x, level.to(x)).eps
+        sigma = level.sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        return -sigma * descent(lambda z: self.at(z, level), x)
+
+
+def on_device(model: EnergyModel, like: Tensor) -> Tensor:
+    """The model's first parameter. Raises ValueError where there is none to train, or it is not where ``like`` is."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is None:
+        raise ValueError("value must have parameters to train, got an energy without")
+    if first.dtype != like.dtype or first.device != like.device:
+        raise ValueError(
+            f"value must be {like.dtype} on {like.device}, as the chain's core is, got {first.dtype} on {first.device}"
+        )
+    return first
+
+
+def every_level(levels: NoiseLevel, share: Tensor) -> NoiseLevel:
+    """Levels between the law's, log A and log S linear in the step: ``share`` ``[R]`` in [0, 1) is the place, 0 at t_0."""
+    place = share.to(levels.alpha) * (levels.alpha.shape[0] - 1)
+    left = place.floor().long().clamp(max=levels.alpha.shape[0] - 2)
+    part = place - left
+
+    def between(column: Tensor) -> Tensor:
+        return torch.lerp(column[left], column[left + 1], part)
+
+    alpha, sigma = (between(v.log()).exp() for v in (levels.alpha, levels.sigma))
+    return NoiseLevel(between(levels.t), 2 * (alpha / sigma).log(), alpha, sigma)

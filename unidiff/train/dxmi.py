@@ -1,0 +1,252 @@
+r"""The trainer of DxMI: a chain and an energy that is its value function, learned together.
+
+A run is a function of (configuration, chain, value, data): all that is random comes from one generator whose state the
+checkpoint holds. On a GPU a round is captured once and replayed. What the run returns is the averages of its parameters:
+:attr:`DxMITrainer.chain`, a chain like any other, and :attr:`DxMITrainer.value`, an :class:`~unidiff.EnergyModel`, which
+means −log of the noised data at every level, and so plugs into every other view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import check_finite, check_state, check_type
+from unidiff.core.chain import ReverseChain
+from unidiff.core.diffusion import Diffusion
+from unidiff.core.replay import Replay
+from unidiff.ebm.dxmi.value import on_device
+from unidiff.ebm.model import EnergyModel
+from unidiff.train import checkpoint as checkpoints
+from unidiff.train.dxmi_config import DxMIConfig
+from unidiff.train.dxmi_round import FIGURES, Round
+from unidiff.train.interrupt import held
+from unidiff.train.journal import Journal
+from unidiff.train.pace import ema_decay
+from unidiff.worlds.world import World
+
+OnRound = Callable[["DxMITrainer", dict[str, float]], None]
+LOOK_EVERY = 20
+"""Rounds of a replayed run between two looks at whether its energies are finite."""
+DRAWS = 2**17
+"""How many data are drawn of a world."""
+
+
+class DxMITrainer:
+    """Trains a chain's core and variances, and an energy that is its value, by maximum-entropy inverse RL.
+
+    Args:
+        chain: where the policy starts: its core is trained in place, its variances become a table of their own. If the
+            value is the energy of this very core, there is no policy network: the chain steps along the value's gradient.
+        value: energy and value, trained in place: :meth:`unidiff.EnergyModel.of` an energy-parameterised core, or an energy
+            that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`).
+        data: ``[n, *E]``, or a world, of which 2¹⁷ are drawn.
+        config: the run's options.
+        graph: whether rounds are captured and replayed; None captures on a GPU where the value is a core's.
+
+    Attributes:
+        round: how many rounds are done, those of the start included.
+
+    Raises:
+        TypeError: no chain, no energy, no data.
+        ValueError: a chain or a value without parameters to train, of different shapes, dtypes or devices, a value without
+            a time or of another schedule, a chain with the network's own variance; data that do not fit or are not finite.
+    """
+
+    def __init__(
+        self,
+        chain: ReverseChain,
+        value: EnergyModel,
+        data: Tensor | World,
+        config: DxMIConfig | None = None,
+        *,
+        graph: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        check_type("chain", chain, ReverseChain)
+        check_type("value", value, EnergyModel)
+        self.config = DxMIConfig() if config is None else config
+        check_type("config", self.config, DxMIConfig)
+        like = _check_pair(chain, value)
+        self.generator = torch.Generator(like.device).manual_seed(self.config.seed)
+        self.work = Round(chain, value, _data(data, chain.core, like, self.config.seed), self.config, self.generator)
+        wanted = isinstance(value.source, Diffusion) and like.is_cuda
+        self.graph = wanted if graph is None else graph
+        if self.graph and not wanted:
+            raise ValueError("graph=True needs a GPU and a value that is a core's energy")
+        self.clock, self.round, self.elapsed = clock, 0, 0.0
+        self._replays: dict[bool, Replay] = {}
+
+    @property
+    def total(self) -> int:
+        """Rounds of the whole run."""
+        return self.config.start + self.config.iterations
+
+    @property
+    def chain(self) -> ReverseChain:
+        """The averaged chain, with a table of variances: a copy."""
+        policy = self.work.mean_policy
+        core = policy.core if not self.work.shared else self.value.source
+        assert isinstance(core, Diffusion)
+        return core.chain(policy.grid, "given", log_var=policy.log_var.detach().clone())
+
+    @property
+    def value(self) -> EnergyModel:
+        """The averaged energy and value."""
+        return self.work.mean_model.eval()
+
+    def fit(self, on_round: OnRound | None = None) -> ReverseChain:
+        """Run to the last round; returns :attr:`chain`.
+
+        Args:
+            on_round: called with the trainer and each line of the log.
+
+        Raises:
+            FloatingPointError: energies that are not finite: in which round, and how many; the last checkpoint stays.
+            KeyboardInterrupt: Ctrl-C, once the round is whole and, with ``out``, saved.
+        """
+        config = self.config
+        journal = Journal(config.out, self.round)
+        began, spent = self.clock(), self.elapsed
+        with contextlib.closing(journal), held() as check:
+            while self.round < self.total:
+                self.advance()
+                self.elapsed = spent + self.clock() - began
+                last = self.round >= self.total
+                if self.round % LOOK_EVERY == 0 or last or not self.graph:
+                    self._look()
+                if self.round % config.log_every == 0 or last:
+                    line = self._line()
+                    journal.write(line)
+                    if on_round is not None:
+                        on_round(self, line)
+                if config.out is not None and (self.round % config.checkpoint_every == 0 or last):
+                    self.save(Path(config.out) / checkpoints.NAME)
+                try:
+                    check()
+                except KeyboardInterrupt:
+                    if config.out is not None:
+                        self.save(Path(config.out) / checkpoints.NAME)
+                    raise
+        return self.chain
+
+    def advance(self) -> None:
+        """One round."""
+        config, starting = self.config, self.round < self.config.start
+        done, length = (self.round, config.start) if starting else (self.round - config.start, config.iterations)
+        warm = min(1.0, (done + 1) / config.warmup) if config.warmup else 1.0
+        fall = 0.5 * (1 + math.cos(math.pi * done / length)) if config.decay == "cosine" else 1.0
+        self.work.set_rates(warm * fall)
+        lagged = config.target_average if self.round else 0.0
+        self.work.set_averages(1 - lagged, 1 - (ema_decay(config.average, self.round) if self.round else 0.0))
+        job = self.work.begin if starting else self.work.play
+        if not self.graph:
+            job()
+        else:
+            if starting not in self._replays:
+                self._replays[starting] = self._capture(job)
+            self._replays[starting]()
+        self.round += 1
+
+    def _capture(self, job: Callable[[], None]) -> Replay:
+        # AdamW makes its moments on its first step; a capture must find them.
+        work = self.work
+        for optimizer in (work.value_optimizer, work.policy_optimizer):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    if not optimizer.state[p]:
+                        zero = torch.zeros_like(p, memory_format=torch.preserve_format)
+                        step = torch.zeros((), dtype=torch.float32, device=p.device)
+                        optimizer.state[p] = {"step": step, "exp_avg": zero, "exp_avg_sq": zero.clone()}
+        return Replay(job, work.registers(), self.generator)
+
+    def _look(self) -> None:
+        count, at = self.work.bad.tolist()
+        if count:
+            raise FloatingPointError(
+                f"energies must be finite, got NaN or infinity in {count} of them in round {at}; "
+                f"lower value_lr (now {self.config.value_lr:g}) or raise gamma (now {self.config.gamma:g}) or anchor"
+            )
+
+    def _line(self) -> dict[str, float]:
+        work = self.work
+        count = max(float(work.rounds), 1.0)
+        figures = dict(zip(FIGURES, (work.sums / count).tolist(), strict=True))
+        work.sums.zero_()
+        work.rounds.zero_()
+        floored = int((work.policy.log_var.detach() <= work.least + 1e-6).sum())
+        least = float((0.5 * work.policy.log_var.detach().min()).exp())
+        return {
+            "step": self.round, **figures, "least_std": least, "on_floor": floored, "seconds": round(self.elapsed, 3)
+        }  # fmt: skip
+
+    def save(self, path: str | Path) -> Path:
+        """Write the whole state to ``path``, atomically."""
+        from unidiff.train.dxmi_state import collect
+
+        return checkpoints.write(path, collect(self))
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | Path,
+        chain: ReverseChain,
+        value: EnergyModel,
+        data: Tensor | World,
+        **changes: Any,
+    ) -> DxMITrainer:
+        """A run in the state of its checkpoint, on a chain, value and data made as the run's were.
+
+        Args:
+            path: the checkpoint, or the run's folder.
+            chain, value, data: as the run's.
+            changes: new values for ``out``, ``log_every`` or ``checkpoint_every``.
+
+        Raises:
+            CheckpointError: no checkpoint of a DxMI run, or one that does not fit.
+            ValueError: a change that would make it another run.
+        """
+        from unidiff.train.dxmi_state import restore
+
+        return restore(cls, path, chain, value, data, changes)
+
+
+def _check_pair(chain: ReverseChain, value: EnergyModel) -> Tensor:
+    core = chain.core
+    like = core.first_parameter()
+    if like is None or not any(p.requires_grad for p in core.denoiser.parameters()):  # pyright: ignore
+        raise ValueError("chain must be of a core with parameters to train, got one without")
+    if chain.variance == "learned":
+        raise ValueError("chain must have a fixed rule or a table for its variance, got 'learned', the network's own")
+    if value.event_shape != core.event_shape:
+        raise ValueError(
+            f"value must be of states {list(core.event_shape)}, as the chain, got {list(value.event_shape)}"
+        )
+    if value.schedule is None:
+        raise ValueError("value must be a function of time (EnergyModel(..., schedule=...)), got an energy without")
+    own, theirs = (s.level(chain.grid.times) for s in (value.schedule, core.schedule))
+    if not torch.equal(own.log_snr, theirs.log_snr) or not torch.equal(own.alpha, theirs.alpha):
+        raise ValueError("value must have the chain's schedule: its levels on the chain's grid are others")
+    if not bool((theirs.sigma > 0).all()):
+        raise ValueError(
+            f"chain must end at a time with noise, where the data have a density, got t_0 = {chain.grid.times[0]}"
+        )
+    on_device(value, like)
+    return like
+
+
+def _data(data: Any, core: Diffusion, like: Tensor, seed: int) -> Tensor:
+    if isinstance(data, World):
+        data = data.sample(DRAWS, torch.Generator(data.device).manual_seed(seed))
+    check_state("data", data, core.event_shape)
+    check_finite("data", data)
+    if not len(data):
+        raise ValueError(f"data must hold at least one datum, got shape {list(data.shape)}")
+    return data.to(like)
