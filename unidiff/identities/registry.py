@@ -48,6 +48,8 @@ _GROUPS = (
     "gradients",
     "preferences",
     "adjoints",
+    "dxmi",
+    "dxmi_losses",
     "experience",
     "departures",
     "steering",

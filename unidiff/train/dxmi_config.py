@@ -58,7 +58,7 @@ class DxMIConfig:
         TypeError, ValueError: naming the option.
     """
 
-    iterations: int = 4000
+    iterations: int = 4500
     start: int = 0
     batch: int = 256
     policy_lr: float = 1e-3
@@ -68,7 +68,7 @@ class DxMIConfig:
     decay: Decay = "cosine"
     contrast: float = 1.0
     difference: float = 1.0
-    anchor: float = 10.0
+    anchor: float = 3.0
     ladder: float = 10.0
     gamma: float = 0.1
     velocity: Velocity = "adaptive"
@@ -76,7 +76,7 @@ class DxMIConfig:
     resampling: bool = False
     target_average: float = 0.99
     average: float = 0.99
-    clip: float = 10.0
+    clip: float = 3.0
     floor: float = 1e-3
     published: bool = False
     seed: int = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from unidiff.core.chain import ReverseChain
 from unidiff.core.denoising import noise_error
 from unidiff.core.gaussian import Gaussian
 from unidiff.ebm.dxmi.law import AuxiliaryLaw
-from unidiff.ebm.dxmi.objectives import anchor, contrast, difference, ladder, path_weights, running_cost
+from unidiff.ebm.dxmi.objectives import anchor, contrast, cost_to_go, difference, ladder, path_weights
 from unidiff.ebm.dxmi.policy import StepPolicy, ValueGradient, drawn, first_log_var, walk
 from unidiff.ebm.dxmi.value import Value
 from unidiff.ebm.model import EnergyModel
@@ -62,6 +63,7 @@ class Round:
         self.chain = self.policy.chain().beside(data)
         self.law = AuxiliaryLaw(chain).to(data.device)
         self.shared = model.source is chain.core
+        self._log_prior_var = torch.tensor(2 * math.log(float(chain.core.schedule.prior_std)), device=data.device)
         self.lagged = copy.deepcopy(model).requires_grad_(False)
         self.mean_model = copy.deepcopy(model).requires_grad_(False)
         self.mean_policy = copy.deepcopy(self.policy).requires_grad_(False)
@@ -147,8 +149,8 @@ class Round:
             frozen = kernel if not self.shared else ValueGradient(self.policy, value, law)
         step = frozen.kernel(chain, later, k)
         earlier = drawn(step, self.generator)
-        cost = value(earlier, k - 1) + running_cost(law, step, earlier, later, k, config.choices, entropy=True)
-        control = cost.mean()
+        # The published code leaves log π out of the value alone: a policy without entropy would collapse.
+        control = cost_to_go(value, law, step, earlier, later, k, replace(config.choices, entropy=True)).mean()
         self._descend(self.policy_optimizer, self.policy_parameters, control)
         with torch.no_grad():
             self.policy.log_var.clamp_(min=self.least)
@@ -166,9 +168,7 @@ class Round:
                 weights, effective = self._resampled(value, step, states, later, k)
             earlier = drawn(step, self.generator)
             known = Value(self.lagged, value.levels) if choices.lagged else value
-            target = known(earlier, k - 1) + running_cost(
-                law, step, earlier, later, k, choices, entropy=choices.entropy
-            )
+            target = cost_to_go(known, law, step, earlier, later, k, choices)
             if choices.overwritten:
                 target = torch.where(k == 1, value(later, k), target)
         zero = torch.zeros(states.shape[1], dtype=torch.long, device=states.device)
@@ -193,7 +193,9 @@ class Round:
         """The weights of the walks that were made, whose steps have the laws ``step``."""
         earlier = states[:-1].flatten(0, 1)
         ratio = -self.law.cost(earlier, later, k) - step.log_prob(earlier)
-        return path_weights(value, ratio.reshape(states.shape[0] - 1, -1).sum(0), states[0])
+        start = Gaussian(torch.zeros_like(states[-1]), self._log_prior_var.to(states))
+        total = ratio.reshape(states.shape[0] - 1, -1).sum(0) - start.log_prob(states[-1])
+        return path_weights(value, total, states[0])
 
     def _descend(self, optimizer: torch.optim.AdamW, parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
         slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -217,6 +219,8 @@ class Round:
         if config.anchor:
             x0 = self._drawn(config.batch)
             share = torch.rand(len(x0), generator=self.generator, device=x0.device, dtype=x0.dtype)
+            # A function of the grid's times is held at those; a function of the level between them too.
+            share = share if value.anywhere else (share * (self.law.steps + 1)).floor() / self.law.steps
             found[0] = anchor(value, x0, share, self._normal(x0))
         if config.ladder:
             x0 = self._drawn(2 * config.batch).reshape(2, config.batch, *self.data.shape[1:])
@@ -237,9 +241,8 @@ class Round:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _prior(self) -> Tensor:
-        shape = (self.config.batch, *self.data.shape[1:])
-        noise = torch.randn(shape, generator=self.generator, device=self.data.device, dtype=self.data.dtype)
-        return self.policy.core.schedule.prior_std * noise
+        noise = self._normal(self.data.new_empty(self.config.batch, *self.data.shape[1:]))
+        return (0.5 * self._log_prior_var).exp().to(noise) * noise
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -38,8 +38,8 @@ class Choices:
 
     Attributes:
         mean_cost: the running cost is a mean over D, not a sum, while the entropy is none.
-        entropy: log π is part of the value's target.
-        velocity: log v_k is part of the value's target and of the cost.
+        entropy: log π is part of what is paid.
+        velocity: log v_k is part of the cost.
         overwritten: the value's target at the last step is the value's own, so the energy never reaches it.
         lagged: the target is of an average of the value's parameters, not of the value as it stands.
     """
@@ -74,21 +74,29 @@ def contrast(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor
     return data.mean() - mean(drawn) + gamma * (data.square().mean() + mean(drawn.square()))
 
 
-def running_cost(
-    law: AuxiliaryLaw, step: Gaussian, earlier: Tensor, later: Tensor, k: Tensor, choices: Choices, *, entropy: bool
+def cost_to_go(
+    value: Value,
+    law: AuxiliaryLaw,
+    step: Gaussian,
+    earlier: Tensor,
+    later: Tensor,
+    k: Tensor,
+    choices: Choices = THEORY,
 ) -> Tensor:
-    """log π(x′|x_k) − log q̃(x_k|x′) at ``earlier`` x′ and ``later`` x_k ``[R, *E]``, ``[R]``, in nats.
+    """V_{k−1}(x′) + log π(x′|x_k) − log q̃(x_k|x′), ``[R]``, in nats: what a policy pays from x_k on; differentiable.
 
-    log π is in its mean over x′, minus the entropy, which has the same expectation and no variance.
+    log π is in its mean over x′, minus the entropy, which has the same expectation and no variance. Averaged over x′ ~ π it
+    is V_k(x_k) + KL(π‖π*): the policy's loss, and the value's target.
 
     Args:
         step: π(·|x_k).
+        earlier, later: x′ and x_k, ``[R, *E]``.
         k: which step each row is, ``[R]`` in 1 … N.
         choices: the theory's, or another's.
-        entropy: whether log π is counted.
     """
     cost = law.cost(earlier, later, k, mean=choices.mean_cost, velocity=choices.velocity)
-    return cost - step.entropy() if entropy else cost
+    paid = value(earlier, k - 1) + cost
+    return paid - step.entropy() if choices.entropy else paid
 
 
 def difference(value: Value, x: Tensor, k: Tensor, target: Tensor) -> Tensor:
@@ -133,11 +141,11 @@ def _noised(levels: NoiseLevel, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
 def path_weights(value: Value, log_ratio: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """Weights that make the policy's draws those of e^{−V_0}, and how many of them count.
 
-    A walk of π stands for one of q ∝ e^{−V_0(x_0)} Π q̃ by w = e^{−V_0} Π q̃/π (item 43's joint laws), so that the energy's
-    negatives are its own law's and not the policy's.
+    A walk of π stands for one of q ∝ e^{−V_0(x_0)} Π q̃ by w = e^{−V_0} Π q̃/π (item 43's joint laws, π's start included),
+    so that the energy's negatives are its own law's and not the policy's; E_π w = Z.
 
     Args:
-        log_ratio: Σ log q̃ − log π of each walk, ``[B]``, in nats.
+        log_ratio: Σ log q̃ − log π of each walk, π(x_{t_N}) among them, ``[B]``, in nats.
         last: x_{t_0}, ``[B, *E]``.
 
     Returns:

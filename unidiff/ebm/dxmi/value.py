@@ -73,6 +73,11 @@ class Value:
     def __init__(self, model: EnergyModel, levels: NoiseLevel) -> None:
         self.model, self.levels = model, levels
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether it is known between the grid's levels too."""
+        return isinstance(self.model.source, Diffusion)
+
     def __call__(self, x: Tensor, k: Tensor) -> Tensor:
         """V_k/τ at ``x`` ``[R, *E]`` and steps k ``[R]`` in 0 … N, ``[R]``; differentiable."""
         denoiser = self._denoiser()
@@ -114,7 +119,7 @@ def on_device(model: EnergyModel, like: Tensor) -> Tensor:
 
 
 def every_level(levels: NoiseLevel, share: Tensor) -> NoiseLevel:
-    """Levels between the law's, log A and log S linear in the step: ``share`` ``[R]`` in [0, 1) is the place, 0 at t_0."""
+    """Levels between the law's, log A and log S linear in the step: ``share`` ``[R]`` in [0, 1] is the place, 0 at t_0."""
     place = share.to(levels.alpha) * (levels.alpha.shape[0] - 1)
     left = place.floor().long().clamp(max=levels.alpha.shape[0] - 2)
     part = place - left
