@@ -60,6 +60,8 @@ _GROUPS = (
     "metrics",
     "hybrids",
     "learning",
+    "contrastive",
+    "estimators",
     "thermodynamics",
     "thermodynamics_laws",
     "thermodynamics_paths",

@@ -78,6 +78,8 @@ class NoiseContrastive(EnergyMethod):
 class NoiseContrastiveLearner(EnergyLearner):
     """Noise-contrastive estimation at work; see :class:`NoiseContrastive`."""
 
+    module: Normaliser | None = None
+
     def __init__(self, model: EnergyModel, method: NoiseContrastive) -> None:
         super().__init__(model)
         check_timeless(method.name, model)
@@ -91,7 +93,7 @@ class NoiseContrastiveLearner(EnergyLearner):
     def log_prob(self, x: Tensor) -> Tensor:
         """log p_θ = −E/τ − z at ``x`` ``[B, *E]``, in nats, ``[B]``: a density's once it has been learned."""
         value = -self.model.at_level(x) / self.model.tau
-        return value if self.module is None else value - self.module.log_z[0]  # pyright: ignore
+        return value if self.module is None else value - self.module.log_z[0]
 
     def _loss(self, x: Tensor, generator: torch.Generator | None, progress: float) -> Tensor:
         n = x.shape[0]
@@ -131,11 +133,13 @@ class RatioChain(EnergyMethod):
 class RatioChainLearner(EnergyLearner):
     """The chain of ratios at work; see :class:`RatioChain`. Its constants are one for each level."""
 
+    module: Normaliser
+
     def __init__(self, model: EnergyModel, method: RatioChain) -> None:
         super().__init__(model)
         self.schedule = check_timed(method.name, model)
         self.method = method
-        self.module: Normaliser = Normaliser(len(method.times), _first(model, torch.zeros(())))
+        self.module = Normaliser(len(method.times), _first(model, torch.zeros(())))
 
     def log_prob(self, x: Tensor, k: Tensor | int = 0) -> Tensor:
         """log q at time ``times[k]`` (one, or ``[B]``) at ``x`` ``[B, *E]``, in nats, ``[B]``, once it has been learned."""
