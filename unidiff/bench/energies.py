@@ -137,7 +137,9 @@ def main() -> None:
         off = agreement(problem)
         x = torch.randn(problem.batch, problem.dim, device=device)
         for persistent in (False, True):
-            each: dict[str, Callable[[], object]] = {name: work for name, (_, work) in works(problem, x, persistent).items()}
+            each: dict[str, Callable[[], object]] = {
+                name: work for name, (_, work) in works(problem, x, persistent).items()
+            }
             found = {name: 1e3 * value for name, value in medians(each, device, runs=60).items()}
             table.add_row(
                 str(problem.dim), str(problem.width), str(problem.batch), str(problem.steps),
