@@ -61,6 +61,7 @@ _GROUPS = (
     "hybrids",
     "learning",
     "contrastive",
+    "regularising",
     "estimators",
     "thermodynamics",
     "thermodynamics_laws",
