@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from tests.mutants.bounds import MUTANTS_BOUNDS
+from tests.mutants.contrastive import MUTANTS_CONTRASTIVE
 from tests.mutants.decisions import MUTANTS_DECISIONS
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.methods import MUTANTS_METHODS
@@ -188,4 +189,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_REACHING,
     *MUTANTS_STEERING,
     *MUTANTS_METHODS,
+    *MUTANTS_CONTRASTIVE,
 )  # fmt: skip

@@ -67,6 +67,11 @@ class EnergyModel(nn.Module):
         self.event_shape = tuple(event_shape)
         self.schedule = schedule
 
+    @property
+    def is_core(self) -> bool:
+        """Whether its energy is a core's: a density's −log, which there is where there is noise alone."""
+        return isinstance(self.source, Diffusion)
+
     @staticmethod
     def of(core: Diffusion, tau: float = 1.0) -> EnergyModel:
         """The energy of a core: τ(−log q_t) up to a constant. Raises as the class."""
@@ -110,24 +115,30 @@ class EnergyModel(nn.Module):
         check_state("x", like, self.event_shape)
         check_finite("x", like.detach())
         times = self._times(t, like)
-        source = self.source
-        if isinstance(source, Diffusion):
-            condition = source.check_arguments("x", like, condition, guidance)
-            level = source.schedule.level(times, like)  # pyright: ignore
-            _check_noise(level)
-            tau = self.tau
+        level = None if times is None else self.schedule.level(times, like)  # pyright: ignore
+        if isinstance(self.source, Diffusion):
+            condition = self.source.check_arguments("x", like, condition, guidance)
+            _check_noise(level)  # pyright: ignore
+        elif condition is not None or guidance != 1.0:
+            raise ValueError(f"condition and guidance are for a core, got guidance = {guidance} for a function")
 
-            def own(x: Tensor) -> Tensor:
-                return tau * source.denoiser.energy(x, level, condition, guidance)  # pyright: ignore
-        else:
-            if condition is not None or guidance != 1.0:
-                raise ValueError(f"condition and guidance are for a core, got guidance = {guidance} for a function")
-            each = None if times is None else times.to(like).expand(like.shape[0])
-
-            def own(x: Tensor) -> Tensor:
-                return check_energy(source(x) if each is None else source(x, each), x)  # pyright: ignore
+        def own(x: Tensor) -> Tensor:
+            return self.at_level(x, level, condition, guidance)
 
         return (lambda x: _check_values(own(x))) if checked else own
+
+    def at_level(
+        self, x: Tensor, level: NoiseLevel | None = None, condition: Tensor | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """E at ``x`` ``[B, *E]``, ``[B]``, at a level that is known (None without a schedule), all of it trusted: for loops.
+
+        Raises:
+            ValueError: a function's answer of another shape than ``[B]``.
+        """
+        source = self.source
+        if isinstance(source, Diffusion):
+            return self.tau * source.denoiser.energy(x, level, condition, guidance)  # pyright: ignore
+        return check_energy(source(x) if level is None else source(x, level.t.expand(x.shape[0])), x)
 
     def target(
         self, like: Tensor, t: Time | None = None, condition: Tensor | None = None, guidance: float = 1.0
@@ -205,7 +216,7 @@ class EnergyDenoiser(nn.Module):
 
     def energy(self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """E/τ at ``xt`` ``[B, *E]``, in nats, ``[B]``; state and level are trusted."""
-        return check_energy(self.model.source(xt, level.t.to(xt).expand(xt.shape[0])), xt) / self.model.tau
+        return self.model.at_level(xt, level.to(xt)) / self.model.tau
 
     def forward(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0

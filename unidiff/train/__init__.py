@@ -8,6 +8,8 @@ from unidiff.train.build import build_core
 from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
+from unidiff.train.energy import EnergyTrainer
+from unidiff.train.energy_config import EnergyConfig
 from unidiff.train.finetune import FineTuner
 from unidiff.train.finetune_config import FineTuneConfig
 from unidiff.train.fitting import Spread, estimator_spread, fit_schedule, least_second_moment
@@ -25,6 +27,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Dataset",
+    "EnergyConfig",
+    "EnergyTrainer",
     "FineTuneConfig",
     "FineTuner",
     "Spread",
