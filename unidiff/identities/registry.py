@@ -64,6 +64,8 @@ _GROUPS = (
     "thermodynamics_laws",
     "thermodynamics_paths",
     "thermodynamics_bounds",
+    "energies",
+    "normalisers",
 )
 _KNOWN: dict[str, Identity] = {}
 
