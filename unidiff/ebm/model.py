@@ -9,13 +9,22 @@ and :meth:`EnergyModel.core` is a diffusion core for samplers, the likelihood an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import Time, check_batched, check_finite, check_positive, check_state, check_time, check_type
+from unidiff.core.boundary import (
+    Time,
+    check_batched,
+    check_finite,
+    check_name,
+    check_positive,
+    check_state,
+    check_time,
+    check_type,
+)
 from unidiff.core.denoiser import check_event_shape
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
@@ -168,6 +177,24 @@ class EnergyModel(nn.Module):
     ) -> Chains:
         """Hamiltonian chains on e^{−E/τ}; arguments as :class:`unidiff.mcmc.HMC`'s and :meth:`langevin`'s."""
         return self.langevin(x, steps, t, kernel=HMC(step_size, leapfrog), **options)
+
+    def compose(
+        self, *others: EnergyModel, how: str = "product", weights: Sequence[float] | Tensor | None = None
+    ) -> EnergyModel:
+        """This law and ``others`` as one: :func:`unidiff.ebm.product` or :func:`unidiff.ebm.mixture`, which say what of.
+
+        Args:
+            others: the other energies.
+            how: ``"product"`` or ``"mixture"``.
+            weights: one for each, this one's first.
+
+        Raises:
+            TypeError, ValueError: as those; an unknown way.
+        """
+        from unidiff.ebm.composition import mixture, product
+
+        ways = {"product": product, "mixture": mixture}
+        return ways[check_name("how", how, ways)](self, *others, weights=weights)
 
     def core(self, schedule: Schedule | None = None) -> Diffusion:
         """A diffusion core whose score is −∇E/τ: for samplers, the likelihood and the other views.

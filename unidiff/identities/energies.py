@@ -102,8 +102,10 @@ def own_fields(case: Case) -> list[Diffusion]:
 
 
 def some_states(case: Case) -> tuple[Tensor, Tensor, NoiseLevel]:
-    """x ``[16, 2]`` of the noised size, and times and levels over the whole schedule."""
-    t, x = case.t[:: case.batch // 16], case.normal("energy states", 16, 2)
+    """x ``[16, 2]`` of the noised size, and times and levels where data of unit scale and noise are both heard."""
+    x = case.normal("energy states", 16, 2)
+    places = torch.linspace(*case.window(-4.0, 4.0), 16, dtype=torch.float64, device=case.device)
+    t = case.schedule.time(places).detach()
     level = case.schedule.level(t, x)
     level = NoiseLevel(*(v.detach() for v in (level.t, level.log_snr, level.alpha, level.sigma)))
     return torch.hypot(level.alpha, level.sigma)[:, None] * x, t, level
@@ -133,7 +135,6 @@ class GradientFieldEnergy(OnFields):
     source = "Du et al. 2023, section 4.1; Salimans & Ho 2021, section 2"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        case = case.heard
         x, t, level = some_states(case)
         labels = torch.arange(16, device=x.device) % 4
         for classes in (None, 3):
@@ -141,7 +142,8 @@ class GradientFieldEnergy(OnFields):
             for core in fields(case, classes):
                 yield from self._pair(core, x, t, level, law)
         for core in own_fields(case):
-            yield from self._pair(core, case.xt, case.t, case.level, {})
+            heard = case.heard
+            yield from self._pair(core, heard.xt, heard.t, heard.level, {})
 
     @staticmethod
     def _pair(core: Diffusion, x: Tensor, t: Tensor, level: NoiseLevel, law: dict[str, Any]) -> Iterable[Sides]:
@@ -173,12 +175,11 @@ class GradientFieldSymmetric(OnFields):
     source = "Saremi 2019; Salimans & Ho 2021, section 2"
 
     def sides(self, case: Case) -> Iterable[Sides]:
-        case = case.heard
         x, _, level = some_states(case)
         for core in fields(case):
             yield self._pair(case, core, x, level)
         for core in own_fields(case):
-            yield self._pair(case, core, case.xt[:4], case.level[:4])
+            yield self._pair(case, core, case.heard.xt[:4], case.heard.level[:4])
 
     @staticmethod
     def _pair(case: Case, core: Diffusion, x: Tensor, level: NoiseLevel) -> Sides:

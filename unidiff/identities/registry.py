@@ -65,6 +65,7 @@ _GROUPS = (
     "thermodynamics_paths",
     "thermodynamics_bounds",
     "energies",
+    "compositions",
     "normalisers",
 )
 _KNOWN: dict[str, Identity] = {}
