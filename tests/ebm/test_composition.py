@@ -227,8 +227,8 @@ def test_a_walk_is_reproducible_told_of_and_begun_anywhere() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: product(), ValueError, "models must be one or more energies, got none"),
-        (lambda: mixture(), ValueError, "models must be one or more energies, got none"),
+        (product, ValueError, "models must be one or more energies, got none"),
+        (mixture, ValueError, "models must be one or more energies, got none"),
         (lambda: PRODUCT(WALLS), TypeError, "models must be EnergyModels, got a GaussianMixture"),
         (lambda: product(untimed(WALLS), weights=(1, 2)), ValueError, "one entry for each of 1 models, got 2"),
         (lambda: product(untimed(WALLS), weights=(math.nan,)), ValueError, "weights must be finite"),
