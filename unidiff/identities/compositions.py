@@ -84,8 +84,8 @@ class ProductIsNotNoised(OnGaussians, Algebraic):
         data = power_product([(w.mean, w.covariance) for w in worlds], POWERS)
         kappa = self._size(z, [noised(w, level) for w in worlds])
         yield Sides(found, known.to(z), kappa)
-        # Written as a factor and its power turned down, twice: E_1 − (−w_2) E_2.
-        turned = own[0].compose(negation(negation(own[1], POWERS[1])), how="product")
+        # The second law whole, and what is too much of it divided out.
+        turned = own[0].compose(own[1], negation(own[1], POWERS[0] - POWERS[1]))
         yield Sides(turned.score(z, t), known.to(z), kappa)
         whole = Gaussian(*(v.to(z) for v in data))
         apart = known - _pull(z, *noised(whole, level))
