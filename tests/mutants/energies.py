@@ -38,7 +38,7 @@ MUTANTS_ENERGIES: tuple[Mutant, ...] = (
     Mutant("annealing: the start's density is left in", IMPORTANCE, "- ((1 - b) * log_prob(x) if b < 1 else 0.0)", "- log_prob(x)"),
     Mutant("annealing forgets the temperature", IMPORTANCE, "return lambda x: b * own(x) / model.tau", "return lambda x: b * own(x)"),
     Mutant("annealing along the noise forgets the temperature", IMPORTANCE, "return lambda x: function(x) / model.tau", "return lambda x: function(x)"),
-    Mutant("annealing: s for s² of the start", IMPORTANCE, "log_var = 2 * math.log(", "log_var = math.log("),
+    Mutant("annealing: a start whose draws are not its density's", IMPORTANCE, "(lambda n: law(like.expand", "(lambda n: 1.5 * law(like.expand"),
     Mutant("the rate's sign", NORMALISER, "else -slope.to(value) / model.tau", "else slope.to(value) / model.tau"),
     Mutant("the rate forgets the temperature", NORMALISER, "else -slope.to(value) / model.tau", "else -slope.to(value)"),
     Mutant("the flow runs the other way", NORMALISER, "return -torch.cat([whole,", "return torch.cat([whole,"),
