@@ -62,9 +62,9 @@ class NormaliserGradient(MonteCarlo):
 
 @register
 class NormaliserRate(MonteCarlo):
-    """Item 38 along t: the rate of log Z_t by draws of q_t, for an energy whose normaliser is e^{−λ(t)}.
+    """Item 38 along t: the rate of log Z_t by draws of q_t, for an energy whose normaliser is e^{−Dλ(t)/2}.
 
-    In units of λ, in each half of the levels. Size: 1.
+    In units of λ, in each half of the levels. Size: D/2.
     """
 
     name = "normaliser-rate"
@@ -83,11 +83,11 @@ class NormaliserRate(MonteCarlo):
         def energy(x: Tensor, t: Tensor) -> Tensor:
             level = schedule.level(t, x)
             own = world.diffuse(level.alpha, level.sigma).log_prob(x, check=False)
-            return TAU * (level.log_snr - own)
+            return TAU * (0.5 * case.dim * level.log_snr - own)
 
         model = EnergyModel(energy, case.core.event_shape, schedule=schedule, tau=TAU)
         rate = log_z_rate(model, draws.xt, draws.t) / schedule.log_snr_derivative(draws.t).detach()
-        return banded(rate + 1), torch.ones(2, dtype=torch.float64)
+        return banded(rate + 0.5 * case.dim), torch.full((2,), 0.5 * case.dim, dtype=torch.float64)
 
 
 @register
@@ -219,7 +219,7 @@ class RatiosTelescope(Algebraic):
 class NceOptimum(MonteCarlo):
     """Item 47: at the logit log p − log p_n − log ν nothing is left of noise contrast's gradient, along two features.
 
-    p and p_n are the laws at two neighbouring levels, the logit from the core's own energies; ν = 1.5 of noise to one of
+    p and p_n are the laws at two levels half a nat apart, the logit from the core's own energies; ν = 1.5 of noise to one of
     data. Sizes: the data's half, E_p[(1 − s)|φ|].
     """
 
@@ -235,8 +235,8 @@ class NceOptimum(MonteCarlo):
 
     def differences(self, case: Case) -> tuple[Tensor, Tensor]:
         nu, n, model = 1.5, case.draws, EnergyModel(case.core, tau=TAU)
-        low, high = case.window(-1.0, 1.0)
-        times = [float(case.schedule.time(v).detach()) for v in (high, low)]
+        middle = 0.5 * sum(case.window(-1.0, 1.0))
+        times = [float(case.schedule.time(middle + step).detach()) for step in (0.25, -0.25)]
         halves = []
         for k, t in enumerate(times):
             level = case.schedule.level(t, case.x0)
