@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.contrastive import MUTANTS_CONTRASTIVE
 from tests.mutants.decisions import MUTANTS_DECISIONS
+from tests.mutants.energies import MUTANTS_ENERGIES
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.methods import MUTANTS_METHODS
 from tests.mutants.mutant import Mutant
@@ -181,6 +182,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_LIKELIHOOD, *MUTANTS_READINGS,
     *MUTANTS_LANGEVIN,
     *MUTANTS_RUNS,
+    *MUTANTS_ENERGIES,
     *MUTANTS_LEARNING,
     *MUTANTS_BOUNDS,
     *MUTANTS_THERMODYNAMICS,

@@ -14,7 +14,7 @@ affine in F at a given x_t, the guided value of each is that same combination.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
     Raises:
         TypeError: a network that is not callable.
         ValueError: an unknown prediction or preconditioning, EDM with another prediction than x0, data_std not positive,
-            num_classes below 1.
+            num_classes below 1, a learned variance of a gradient field.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Denoiser(nn.Module):
             raise TypeError(f"network must be callable, network(x, noise, condition), got {type(network).__name__}")
         if num_classes is not None:
             check_count("num_classes", num_classes)
+        if learned_variance and isinstance(network, GradientField):
+            raise ValueError("learned_variance must be left out for a GradientField, which returns a gradient alone")
         self.network = network
-        if isinstance(event_shape, int) or not all(isinstance(n, int) and n > 0 for n in event_shape):
-            raise ValueError(f"event_shape must be a tuple of positive integers, got {event_shape!r}")
-        self.event_shape = tuple(event_shape)
+        self.event_shape = check_event_shape(event_shape)
         self.prediction: Kind = prediction
         self.preconditioning: Preconditioning = preconditioning
         self.data_std = data_std
@@ -233,6 +233,13 @@ class Denoiser(nn.Module):
             return output, None
         mean, raw = output.chunk(2, dim=1)
         return mean, 0.5 * (raw + 1)
+
+
+def check_event_shape(value: Any) -> tuple[int, ...]:
+    """``value`` as a tuple if it is one of positive integers, the shape of one datum. Raises ValueError."""
+    if not isinstance(value, (tuple, list)) or not all(isinstance(n, int) and n > 0 for n in value):
+        raise ValueError(f"event_shape must be a tuple of positive integers, got {value!r}")
+    return tuple(value)
 
 
 class RescaledDenoiser:

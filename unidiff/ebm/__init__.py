@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from unidiff.ebm.annealed import AnnealedChains, annealed
+from unidiff.ebm.composition import given, mixture, negation, product
+from unidiff.ebm.dxmi.objectives import Choices
+from unidiff.ebm.dxmi.value import GridValue
+from unidiff.ebm.importance import AnnealedImportance, EffectiveSizeWarning, annealed_importance
 from unidiff.ebm.learning import (
     ContrastiveDivergence,
     DenoisingScoreMatching,
@@ -13,16 +18,31 @@ from unidiff.ebm.learning import (
     RecoveryLikelihood,
 )
 from unidiff.ebm.model import EnergyDenoiser, EnergyModel
+from unidiff.ebm.normaliser import NormaliserFlow, log_z_rate, normaliser_flow
 
 __all__ = [
+    "AnnealedChains",
+    "AnnealedImportance",
+    "Choices",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
+    "EffectiveSizeWarning",
     "EnergyDenoiser",
     "EnergyLearner",
     "EnergyMethod",
     "EnergyModel",
+    "GridValue",
     "NoiseContrastive",
+    "NormaliserFlow",
     "PersistentCD",
     "RatioChain",
     "RecoveryLikelihood",
+    "annealed",
+    "annealed_importance",
+    "given",
+    "log_z_rate",
+    "mixture",
+    "negation",
+    "normaliser_flow",
+    "product",
 ]

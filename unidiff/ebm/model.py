@@ -9,17 +9,27 @@ and :meth:`EnergyModel.core` is a diffusion core for samplers, the likelihood an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import Time, check_batched, check_finite, check_positive, check_state, check_time, check_type
+from unidiff.core.boundary import (
+    Time,
+    check_batched,
+    check_finite,
+    check_name,
+    check_positive,
+    check_state,
+    check_time,
+    check_type,
+)
+from unidiff.core.denoiser import check_event_shape
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
-from unidiff.core.networks.gradient import descent
-from unidiff.core.prediction import Prediction
+from unidiff.core.networks.gradient import descent, one_each, recordable
+from unidiff.core.prediction import Kind, Prediction
 from unidiff.core.schedule import Schedule
 from unidiff.mcmc import HMC, MALA, Chains, State, Target, langevin
 
@@ -64,7 +74,7 @@ class EnergyModel(nn.Module):
         if schedule is not None:
             check_type("schedule", schedule, Schedule)
         self.source = source
-        self.event_shape = tuple(event_shape)
+        self.event_shape = check_event_shape(event_shape)
         self.schedule = schedule
 
     @property
@@ -114,31 +124,36 @@ class EnergyModel(nn.Module):
         """
         check_state("x", like, self.event_shape)
         check_finite("x", like.detach())
-        times = self._times(t, like)
-        level = None if times is None else self.schedule.level(times, like)  # pyright: ignore
-        if isinstance(self.source, Diffusion):
-            condition = self.source.check_arguments("x", like, condition, guidance)
-            _check_noise(level)  # pyright: ignore
-        elif condition is not None or guidance != 1.0:
-            raise ValueError(f"condition and guidance are for a core, got guidance = {guidance} for a function")
+        level = self._level(t, like)
+        condition = self.check_law(like, level, condition, guidance)
 
         def own(x: Tensor) -> Tensor:
-            return self.at_level(x, level, condition, guidance)
+            return self.at(x, level, condition, guidance)
 
         return (lambda x: _check_values(own(x))) if checked else own
 
-    def at_level(
+    def at(
         self, x: Tensor, level: NoiseLevel | None = None, condition: Tensor | None = None, guidance: float = 1.0
     ) -> Tensor:
-        """E at ``x`` ``[B, *E]``, ``[B]``, at a level that is known (None without a schedule), all of it trusted: for loops.
+        """E at ``x`` ``[B, *E]`` and a noise level (None for an energy without time), ``[B]``; arguments are trusted."""
+        if level is not None:
+            level = NoiseLevel(*(recordable(v) for v in (level.t, level.log_snr, level.alpha, level.sigma)))
+        if isinstance(self.source, Diffusion):
+            return self.tau * self.source.denoiser.energy(x, level, recordable(condition), guidance)  # pyright: ignore
+        each = () if level is None else (level.t.to(x).expand(x.shape[0]),)
+        return one_each("energy", self.source(x, *each), x)
 
-        Raises:
-            ValueError: a function's answer of another shape than ``[B]``.
-        """
-        source = self.source
-        if isinstance(source, Diffusion):
-            return self.tau * source.denoiser.energy(x, level, condition, guidance)  # pyright: ignore
-        return check_energy(source(x) if level is None else source(x, level.t.expand(x.shape[0])), x)
+    def check_law(
+        self, x: Tensor, level: NoiseLevel | None, condition: Tensor | None, guidance: float
+    ) -> Tensor | None:
+        """Refuse what :meth:`at` has no answer for; returns the condition, one for each row. Raises as :meth:`energy`."""
+        if isinstance(self.source, Diffusion):
+            if level is not None and level.sigma.device.type == "cpu" and not bool((level.sigma > 0).all()):
+                raise ValueError("t must be a time with noise (sigma > 0), where q_t has a density, got one without")
+            return self.source.check_arguments("x", x, condition, guidance)
+        if condition is not None or guidance != 1.0:
+            raise ValueError(f"condition and guidance are for a core, got guidance = {guidance} for a function")
+        return None
 
     def target(
         self, like: Tensor, t: Time | None = None, condition: Tensor | None = None, guidance: float = 1.0
@@ -170,6 +185,24 @@ class EnergyModel(nn.Module):
         """Hamiltonian chains on e^{−E/τ}; arguments as :class:`unidiff.mcmc.HMC`'s and :meth:`langevin`'s."""
         return self.langevin(x, steps, t, kernel=HMC(step_size, leapfrog), **options)
 
+    def compose(
+        self, *others: EnergyModel, how: str = "product", weights: Sequence[float] | Tensor | None = None
+    ) -> EnergyModel:
+        """This law and ``others`` as one: :func:`unidiff.ebm.product` or :func:`unidiff.ebm.mixture`, which say what of.
+
+        Args:
+            others: the other energies.
+            how: ``"product"`` or ``"mixture"``.
+            weights: one for each, this one's first.
+
+        Raises:
+            TypeError, ValueError: as those; an unknown way.
+        """
+        from unidiff.ebm.composition import mixture, product
+
+        ways = {"product": product, "mixture": mixture}
+        return ways[check_name("how", how, ways)](self, *others, weights=weights)
+
     def core(self, schedule: Schedule | None = None) -> Diffusion:
         """A diffusion core whose score is −∇E/τ: for samplers, the likelihood and the other views.
 
@@ -177,9 +210,11 @@ class EnergyModel(nn.Module):
             schedule: for a function of time, another one with the meaning of its times; its own if None.
 
         Raises:
-            ValueError: an energy without time.
+            ValueError: an energy without time; a schedule for a core, which has its own.
         """
         if isinstance(self.source, Diffusion):
+            if schedule is not None:
+                raise ValueError("schedule must be left out for an energy that is a core's, which has its own")
             return self.source
         schedule = self.schedule if schedule is None else schedule
         if schedule is None or self.schedule is None:
@@ -188,14 +223,14 @@ class EnergyModel(nn.Module):
             )
         return Diffusion(schedule, EnergyDenoiser(self))
 
-    def _times(self, t: Time | None, like: Tensor) -> Tensor | None:
+    def _level(self, t: Time | None, like: Tensor) -> NoiseLevel | None:
         if self.schedule is None:
             if t is not None:
                 raise ValueError(f"t must be left out for an energy without a schedule, got t = {t}")
             return None
         if t is None:
             raise ValueError("t must be given for an energy with a schedule: a time in [0, 1], got None")
-        return check_batched("t", check_time("t", t), like)
+        return self.schedule.level(check_batched("t", check_time("t", t), like), like)
 
 
 class EnergyDenoiser(nn.Module):
@@ -204,6 +239,8 @@ class EnergyDenoiser(nn.Module):
     Args:
         model: an energy that is a function of time.
     """
+
+    prediction: Kind = "score"
 
     def __init__(self, model: EnergyModel) -> None:
         super().__init__()
@@ -216,22 +253,14 @@ class EnergyDenoiser(nn.Module):
 
     def energy(self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """E/τ at ``xt`` ``[B, *E]``, in nats, ``[B]``; state and level are trusted."""
-        return self.model.at_level(xt, level.to(xt)) / self.model.tau
+        return self.model.at(xt, level, condition, guidance) / self.model.tau
 
     def forward(
         self, xt: Tensor, level: NoiseLevel, condition: Tensor | None = None, guidance: float = 1.0
     ) -> Prediction:
         """What −∇E/τ says of ``xt`` ``[B, *E]``."""
-        return Prediction(xt, level, {"score": descent(lambda x: self.energy(x, level), xt)}, guarded=False)
-
-
-def check_energy(value: Any, x: Tensor) -> Tensor:
-    """``value`` if it is one number for each row of ``x``, ``[B]`` or ``[B, 1]``; ``[B]``. Raises ValueError."""
-    rows = x.shape[0]
-    if not isinstance(value, Tensor) or value.shape not in ((rows,), (rows, 1)):
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"energy must have shape [{rows}] or [{rows}, 1], one number for each row, got {got}")
-    return value.reshape(rows)
+        score = descent(lambda x: self.energy(x, level, condition, guidance), xt)
+        return Prediction(xt, level, {"score": score}, guarded=False)
 
 
 def _check_values(value: Tensor) -> Tensor:
@@ -251,8 +280,3 @@ def _check_energy(core: Diffusion) -> None:
             "core must have an energy: the score of an ordinary network is no gradient. Build its Denoiser around "
             f"networks.GradientField(network), got a {type(network).__name__}"
         )
-
-
-def _check_noise(level: NoiseLevel) -> None:
-    if level.sigma.device.type == "cpu" and not bool((level.sigma > 0).all()):
-        raise ValueError("t must be a time with noise (sigma > 0), where q_t has a density, got one without")

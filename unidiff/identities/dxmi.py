@@ -96,6 +96,8 @@ def round_world(case: Case) -> Gaussian:
 
 
 class Worlds(Algebraic):
+    """Of an identity that any smooth world can be asked."""
+
     subject = "schedule"
     conditions = "a world with a smooth density"
 
@@ -104,6 +106,8 @@ class Worlds(Algebraic):
 
 
 class Round(Algebraic):
+    """Of an identity that needs a policy that is exact."""
+
     subject = "schedule"
     conditions = "Gaussian data of one variance, where a policy can be exact"
 

@@ -69,6 +69,9 @@ _GROUPS = (
     "thermodynamics_laws",
     "thermodynamics_paths",
     "thermodynamics_bounds",
+    "energies",
+    "compositions",
+    "normalisers",
 )
 _KNOWN: dict[str, Identity] = {}
 

@@ -61,7 +61,7 @@ class TweedieCovariance(Algebraic):
         n = few(case)
         z, level = case.xt[::4][:n], case.level[slice(None, None, 4)][slice(0, n)]
         u = case.normal("direction", *z.shape)
-        turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, u)
+        turned = vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, u)
         posterior = case.world.posterior(z, level.alpha, level.sigma)
         flat = u.flatten(1)
         own = torch.einsum("bi,bij,bj->b", flat, posterior.covariance, flat)
@@ -101,8 +101,8 @@ class SymmetricJacobian(Algebraic):
         def denoise(x: Tensor) -> Tensor:
             return case.core.denoiser(x, level).x0
 
-        w = _vjp(denoise, z, u)
-        left, right = w.flatten(1).square().sum(1), (_vjp(denoise, z, w) * u).flatten(1).sum(1)
+        w = vjp(denoise, z, u)
+        left, right = w.flatten(1).square().sum(1), (vjp(denoise, z, w) * u).flatten(1).sum(1)
         yield Sides(left, right, jacobian_kappa(case, z, level, u.flatten(1), w.flatten(1)))
 
 
@@ -117,7 +117,8 @@ def jacobian_kappa(case: Case, z: Tensor, level: NoiseLevel, u: Tensor, w: Tenso
     return (weights + subtracted * u.norm(dim=1) * w.norm(dim=1)) / level.sigma.square()
 
 
-def _vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a function of one state
+def vjp(function, z: Tensor, vector: Tensor) -> Tensor:  # noqa: ANN001 - a function of one state
+    """Jᵀ ``vector`` of a function of one state, at ``z`` ``[B, *E]``."""
     z = z.detach().clone().requires_grad_()
     (out,) = torch.autograd.grad(function(z), z, vector)
     return out
@@ -197,7 +198,7 @@ class SlicedScore(MonteCarlo):
         difference, size = torch.zeros_like(sigma), torch.zeros_like(sigma)
         for k in range(directions):
             v = case.normal(f"slice {k}", *z.shape)
-            slope = (_vjp(lambda x: smooth_field(case, x)[0], z, v) * v).sum(1)
+            slope = (vjp(lambda x: smooth_field(case, x)[0], z, v) * v).sum(1)
             explicit = 0.5 * (v * (field - score)).sum(1).square()
             implicit = 0.5 * (v * field).sum(1).square() + slope + 0.5 * (v * score).sum(1).square()
             difference, size = difference + (explicit - implicit) / directions, size + slope.abs() / directions
@@ -261,7 +262,7 @@ class Hutchinson(MonteCarlo):
         every = slice(None, None, draws.xt.shape[0] // n)
         z, level, trace = draws.xt[every], draws.level[every], draws.trace[every]
         probe = torch.sign(case.normal("probe", *z.shape))
-        turned = _vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, probe)
+        turned = vjp(lambda x: case.world.diffuse(level.alpha, level.sigma).score(x), z, probe)
         estimate = (turned * probe).flatten(1).sum(1) * level.sigma.square()
         exact = -case.dim + (level.alpha / level.sigma).square() * trace
         return estimate - exact, torch.full((1,), float(case.dim), dtype=torch.float64, device=case.device)

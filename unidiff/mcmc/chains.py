@@ -132,19 +132,19 @@ def warn_of_acceptance(chains: Chains) -> None:
             f"acceptance is 0 for {stuck} of {total} chains over {chains.steps} steps at {at}: take a smaller "
             "step_size, or let a warm-up find it (warmup=500)",
             AcceptanceWarning,
-            stacklevel=_depth(),
+            stacklevel=caller_depth(),
         )
     if total * chains.steps >= 1000 and bool((chains.acceptance == 1).all()):
         warnings.warn(
             f"acceptance is 1 for all of {total} chains over {chains.steps} steps at {at}: the chains move less than "
             "they could; take a larger step_size, or let a warm-up find it (warmup=500)",
             AcceptanceWarning,
-            stacklevel=_depth(),
+            stacklevel=caller_depth(),
         )
 
 
-def _depth() -> int:
-    """The ``stacklevel`` of a warning that points at the first caller outside the package and torch's decorators."""
+def caller_depth() -> int:
+    """The ``stacklevel`` of a warning that its caller gives, to point outside the package and torch's decorators."""
     frame, level = sys._getframe(1), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("unidiff", "torch"):
         frame, level = frame.f_back, level + 1

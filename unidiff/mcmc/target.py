@@ -29,6 +29,7 @@ from unidiff.core.boundary import (
 )
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
+from unidiff.core.networks.gradient import CONSTANT
 from unidiff.worlds.world import World
 
 Function = Callable[..., Tensor]
@@ -208,9 +209,6 @@ def _at(argument: str, function: Function, t: Time | None) -> tuple[Function, Ca
         return function, lambda x: None
     times = check_time("t", t)
     return (lambda x: function(x, t)), (lambda x: check_batched("t", times, x))
-
-
-CONSTANT = "energy must depend on x by differentiable torch operations, got a constant of x"
 
 
 def _check_energy(value: Any, x: Tensor) -> Tensor:

@@ -17,21 +17,15 @@ level, which is no part of the data, taken off.
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_flag, check_positive, check_type
 from unidiff.core.diffusion import Diffusion
+from unidiff.core.places import places
 from unidiff.mcmc.chains import horizon
 from unidiff.mcmc.unadjusted import langevin_step
 from unidiff.score.levels import OnRow, Rows, begin, check_end, check_run, level_columns, level_of, told
-
-# ρ from 20, beyond any data of unit scale, to 0.01, Song & Ermon's last.
-LOG_SNR = (-6.0, 9.2)
 
 
 class AnnealedLangevin:
@@ -69,7 +63,7 @@ class AnnealedLangevin:
         check_count("steps", steps)
         check_positive("step_size", step_size)
         check_flag("denoise", denoise)
-        level = core.schedule.level_at(_places(core, levels, log_snr))
+        level = core.schedule.level_at(places(core.schedule, levels, log_snr))
         core.check_levels(level.alpha)
         alpha, sigma = level.alpha.detach(), level.sigma.detach()
         scale = torch.ones(levels, steps, dtype=torch.float64, device=alpha.device)
@@ -154,24 +148,3 @@ def annealed_langevin(
         graph=graph,
     )  # fmt: skip
     return run(begin(core, n, x, run.start_std, generator, dtype, device), generator, noise, condition, on_row)
-
-
-def check_ends(log_snr: Any) -> tuple[float, float]:
-    """``log_snr`` if it is a pair of finite numbers."""
-    pair = tuple(log_snr) if isinstance(log_snr, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(v, Real) and math.isfinite(v) for v in pair):
-        raise ValueError(
-            f"log_snr must be a pair of numbers, both finite, of the first and the last level, got {log_snr!r}"
-        )
-    return pair
-
-
-def _places(core: Diffusion, levels: int, log_snr: tuple[float, float] | None) -> Tensor:
-    ends = core.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach()
-    if log_snr is None:
-        low, high = max(LOG_SNR[0], float(ends[0])), min(LOG_SNR[1], float(ends[1]))
-    else:
-        low, high = check_ends(log_snr)
-    if not low < high:
-        raise ValueError(f"log_snr must rise from the first level to the last, got {low:g} to {high:g}")
-    return torch.linspace(low, high, levels, dtype=torch.float64)

@@ -1,7 +1,7 @@
 r"""A network that is a gradient field: F = −∇_u G of a scalar G(u, λ), so that its Jacobian is symmetric by construction.
 
-A denoiser around it has an energy (:mod:`unidiff.core.energy`): one network gives −log q_t up to a constant and ∇ log q_t.
-G comes from a network with one output, or from one that returns a state f(u, λ):
+A denoiser around it has an energy (:meth:`unidiff.Denoiser.energy`): one network gives −log q_t up to a constant, and
+∇ log q_t. G comes from a network with one output, or from one that returns a state f(u, λ):
 
     scalar    G = f,                 one number
     inner     G = −⟨u, f⟩            F = f + J_fᵀu           (Du et al. 2023, section 4.1)
@@ -48,7 +48,12 @@ class GradientField(nn.Module):
         self.form: Form = form
 
     def config(self) -> dict[str, Any]:
-        """What :func:`unidiff.core.networks.build` needs to make it again."""
+        """What :func:`unidiff.core.networks.build` needs to make it again. Raises ValueError where the network has none."""
+        if not hasattr(self.network, "config"):
+            raise ValueError(
+                f"network must have config() to be saved, {type(self.network).__name__} has none; "
+                "see unidiff.core.networks.register"
+            )
         return {"kind": "gradient", "form": self.form, "network": self.network.config()}  # pyright: ignore
 
     def potential(
@@ -58,12 +63,7 @@ class GradientField(nn.Module):
         known = embedding is not None
         answer = self.network.body(x, embedding, condition) if known else self.network(x, noise, condition)  # pyright: ignore
         if self.form == "scalar":
-            if answer.numel() != x.shape[0]:
-                raise ValueError(
-                    f"network must return shape [{x.shape[0]}] or [{x.shape[0]}, 1] for an energy, one number for each "
-                    f"row, got {list(answer.shape)}"
-                )
-            return answer.reshape(-1)
+            return one_each("the network's answer", answer, x)
         if answer.shape != x.shape:
             raise ValueError(
                 f"network must return shape {list(x.shape)} for the form {self.form!r}, got {list(answer.shape)}"
@@ -74,11 +74,11 @@ class GradientField(nn.Module):
 
     def body(self, x: Tensor, embedding: Tensor, condition: Tensor | None = None) -> Tensor:
         """F at ``x`` ``[B, *E]`` for an embedding ``[B, ·]`` or ``[1, ·]``."""
-        return descent(lambda u: self.potential(u, None, condition, embedding), x)
+        return descent(lambda u: self.potential(u, None, *(recordable(v) for v in (condition, embedding))), x)
 
     def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """F at ``x`` ``[B, *E]`` and log-SNR ``[B]``."""
-        return descent(lambda u: self.potential(u, noise, condition), x)
+        return descent(lambda u: self.potential(u, *(recordable(v) for v in (noise, condition))), x)
 
     def embed(self, noise: Tensor) -> Tensor | None:
         """The network's own embedding of log-SNRs ``[K]``; None where it makes none apart from the state."""
@@ -86,15 +86,44 @@ class GradientField(nn.Module):
         return self.network.embed(noise) if known else None  # pyright: ignore
 
 
+CONSTANT = "energy must depend on x by differentiable torch operations, got a constant of x"
+
+
 def descent(potential: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """−∇_x of a potential ``[B, *E] -> [B]`` row by row, differentiable where gradients are on, under ``no_grad`` too."""
+    """−∇_x of a potential ``[B, *E] -> [B]`` row by row, differentiable where gradients are on, under ``no_grad`` too.
+
+    Raises:
+        ValueError: the potential does not depend on x, or hides how.
+    """
     track = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         if not (track and x.requires_grad):
-            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+            x = recordable(x).detach().requires_grad_()
         value = potential(x)
-        (slope,) = torch.autograd.grad(value, x, torch.full_like(value, -1.0), create_graph=track)
+        slope = None
+        if value.requires_grad:
+            seed = torch.full_like(value, -1.0, requires_grad=False)
+            (slope,) = torch.autograd.grad(value, x, seed, create_graph=track, allow_unused=True)
+    if slope is None:
+        raise ValueError(CONSTANT)
     return slope
+
+
+def recordable(value: Any) -> Any:
+    """``value``; a copy of a tensor that was made in inference mode, since autograd keeps none of those.
+
+    It is one only where it is made outside that mode, as in :func:`descent`'s potential.
+    """
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def one_each(argument: str, value: Any, x: Tensor) -> Tensor:
+    """``value`` if it is one number for each row of ``x``, ``[B]`` or ``[B, 1]``; ``[B]``. Raises ValueError."""
+    rows = x.shape[0]
+    if not isinstance(value, Tensor) or value.shape not in ((rows,), (rows, 1)):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{argument} must have shape [{rows}] or [{rows}, 1], one number for each row, got {got}")
+    return value.reshape(rows)
 
 
 def build_gradient(form: Form, network: Mapping[str, Any]) -> GradientField:

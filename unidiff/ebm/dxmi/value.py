@@ -18,8 +18,8 @@ from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.level import NoiseLevel
-from unidiff.core.networks.gradient import descent
-from unidiff.ebm.model import EnergyModel, check_energy
+from unidiff.core.networks.gradient import descent, one_each
+from unidiff.ebm.model import EnergyModel
 
 
 class GridValue(nn.Module):
@@ -58,7 +58,7 @@ class GridValue(nn.Module):
         answer = x.new_zeros(x.shape[0])
         for k in place.unique().tolist():
             rows = place == k
-            answer = answer.index_put((rows,), check_energy(self.networks[k](x[rows]), x[rows]))
+            answer = answer.index_put((rows,), one_each("value", self.networks[k](x[rows]), x[rows]))
         return answer
 
 
@@ -76,7 +76,7 @@ class Value:
     @property
     def anywhere(self) -> bool:
         """Whether it is known between the grid's levels too."""
-        return isinstance(self.model.source, Diffusion)
+        return self.model.is_core
 
     def __call__(self, x: Tensor, k: Tensor) -> Tensor:
         """V_k/τ at ``x`` ``[R, *E]`` and steps k ``[R]`` in 0 … N, ``[R]``; differentiable."""
@@ -89,10 +89,7 @@ class Value:
 
     def at(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """V/τ at ``x`` ``[R, *E]`` and levels ``[R]``, ``[R]``."""
-        source, level = self.model.source, level.to(x)
-        if isinstance(source, Diffusion):
-            return source.denoiser.energy(x, level)  # pyright: ignore
-        return check_energy(source(x, level.t.expand(x.shape[0])), x) / self.model.tau
+        return self.model.at(x, level.to(x)) / self.model.tau
 
     def _denoiser(self) -> object:
         return self.model.source.denoiser if isinstance(self.model.source, Diffusion) else None

@@ -139,7 +139,7 @@ class ContrastiveLearner(EnergyLearner):
             x = level.alpha * x + level.sigma * noise
         self.negatives = negatives = self._walk(x, generator, () if level is None else tuple(vars(level).values()))
         # One pass over data and chains: the network is asked once a batch.
-        energies = self.model.at_level(torch.cat([x, negatives]), level)
+        energies = self.model.at(torch.cat([x, negatives]), level)
         at_data, at_model = energies.split([x.shape[0], negatives.shape[0]])
         check_energies(data=at_data, chains=at_model)
         return contrastive_loss(at_data, at_model, self.model.tau, self.method.regulariser * (1 - progress))
@@ -148,7 +148,7 @@ class ContrastiveLearner(EnergyLearner):
         return self._run(x, generator, *context)
 
     def _nats(self, x: Tensor, *level: Tensor) -> Tensor:
-        return self.model.at_level(x, NoiseLevel(*level) if level else None) / self.model.tau
+        return self.model.at(x, NoiseLevel(*level) if level else None) / self.model.tau
 
     def _level(self, like: Tensor) -> NoiseLevel | None:
         t, schedule = self.method.t, self.model.schedule

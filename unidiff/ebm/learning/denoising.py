@@ -105,5 +105,5 @@ def denoising_errors(model: EnergyModel, x: Tensor, noise: Tensor, level: NoiseL
     """
     alpha, sigma = right_expand(level.alpha, x), right_expand(level.sigma, x)
     at = level if timed else None
-    score = descent(lambda z: model.at_level(z, at) / model.tau, alpha * x + sigma * noise)
+    score = descent(lambda z: model.at(z, at) / model.tau, alpha * x + sigma * noise)
     return (noise + sigma * score).flatten(1).square().sum(1)

@@ -92,7 +92,7 @@ class NoiseContrastiveLearner(EnergyLearner):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p_θ = −E/τ − z at ``x`` ``[B, *E]``, in nats, ``[B]``: a density's once it has been learned."""
-        value = -self.model.at_level(x) / self.model.tau
+        value = -self.model.at(x) / self.model.tau
         return value if self.module is None else value - self.module.log_z[0]
 
     def _loss(self, x: Tensor, generator: torch.Generator | None, progress: float) -> Tensor:
@@ -145,7 +145,7 @@ class RatioChainLearner(EnergyLearner):
         """log q at time ``times[k]`` (one, or ``[B]``) at ``x`` ``[B, *E]``, in nats, ``[B]``, once it has been learned."""
         known = known_levels(self.model, self.schedule, self.method.times, x)
         index = torch.as_tensor(k, device=x.device).expand(x.shape[0])
-        return -self.model.at_level(x, known[index]) / self.model.tau - self.module.log_z[index]
+        return -self.model.at(x, known[index]) / self.model.tau - self.module.log_z[index]
 
     def _loss(self, x: Tensor, generator: torch.Generator | None, progress: float) -> Tensor:
         known = known_levels(self.model, self.schedule, self.method.times, x)

@@ -109,7 +109,7 @@ class Conditional:
     def energy(self, model: EnergyModel, xs: Tensor) -> Tensor:
         """U at ``xs`` ``[B, *E]``, in nats, ``[B]``: −log p_θ(x_s|x_t) up to what does not depend on x_s."""
         pull = ((xs - self.centre) / self.width).flatten(1).square().sum(1)
-        return model.at_level(xs, self.level) / model.tau + 0.5 * pull
+        return model.at(xs, self.level) / model.tau + 0.5 * pull
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it, in order."""
@@ -144,7 +144,7 @@ class RecoveryLearner(EnergyLearner):
         xt = process.transition(xs, s, t).sample(generator).detach()
         law = Conditional.of(self.schedule, xt, s, t)
         found = law.state(self._run(torch.zeros_like(x), generator, *law.tensors()))
-        energies = self.model.at_level(torch.cat([xs, found]), law.level.repeat(2))
+        energies = self.model.at(torch.cat([xs, found]), law.level.repeat(2))
         at_data, at_model = energies.chunk(2)
         check_energies(data=at_data, chains=at_model)
         return contrastive_loss(at_data, at_model, self.model.tau)
