@@ -42,5 +42,5 @@ MUTANTS_CONTRASTIVE: tuple[Mutant, ...] = (
     Mutant("recovery: σ for σ/α in the pull", RECOVERY, "(0.5 * log_var - alpha_ts.log()).detach()", "(0.5 * log_var).detach()"),
     Mutant("recovery: chains start at x_t", RECOVERY, "return self.start + self.scale * u", "return self.centre + self.scale * u"),
     Mutant("recovery: data and chains at two levels", RECOVERY, "xs = process.marginal(x, s)", "xs = process.marginal(x, t)"),
-    Mutant("an energy model forgets τ of a core", MODEL, "return self.tau * source.denoiser.energy(", "return source.denoiser.energy("),
+    Mutant("an energy model forgets τ of a core", MODEL, "return self.tau * self.source.denoiser.energy(", "return self.source.denoiser.energy("),
 )  # fmt: skip
