@@ -17,12 +17,14 @@ from unidiff.ebm.model import EnergyModel
 from unidiff.identities.verify import verify
 from unidiff.score.model import ScoreModel
 from unidiff.thermo.model import Thermodynamics
+from unidiff.train.dxmi import DxMITrainer
 from unidiff.vae.model import HierarchicalVAE
 
 __version__ = "0.1.0"
 __all__ = [
     "Denoiser",
     "Diffusion",
+    "DxMITrainer",
     "EnergyModel",
     "ForwardProcess",
     "Gaussian",

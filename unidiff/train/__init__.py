@@ -8,6 +8,9 @@ from unidiff.train.build import build_core
 from unidiff.train.checkpoint import Checkpoint, CheckpointError, load_core, save_core
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import DataError, Dataset, load_data
+from unidiff.train.dxmi import DxMITrainer
+from unidiff.train.dxmi_config import DxMIConfig
+from unidiff.train.dxmi_state import load_chain, load_value
 from unidiff.train.energy import EnergyTrainer
 from unidiff.train.energy_config import EnergyConfig
 from unidiff.train.finetune import FineTuner
@@ -27,6 +30,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Dataset",
+    "DxMIConfig",
+    "DxMITrainer",
     "EnergyConfig",
     "EnergyTrainer",
     "FineTuneConfig",
@@ -43,9 +48,11 @@ __all__ = [
     "finite_span",
     "fit_schedule",
     "least_second_moment",
+    "load_chain",
     "load_core",
     "load_data",
     "load_head",
+    "load_value",
     "metrics",
     "presets",
     "quick_digits",

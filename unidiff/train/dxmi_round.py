@@ -144,11 +144,9 @@ class Round:
             value.levels = law.levels()
         later, k = states[1:].flatten(0, 1), torch.arange(1, law.steps + 1, device=states.device)
         k = k.repeat_interleave(states.shape[1])
-        figures = self._learn_value(value, kernel, states, later, k)
-        with torch.no_grad():
-            frozen = kernel if not self.shared else ValueGradient(self.policy, value, law)
-        step = frozen.kernel(chain, later, k)
+        step = kernel.kernel(chain, later, k)
         earlier = drawn(step, self.generator)
+        figures = self._learn_value(value, step, states, earlier.detach(), later, k)
         # The published code leaves log π out of the value alone: a policy without entropy would collapse.
         control = cost_to_go(value, law, step, earlier, later, k, replace(config.choices, entropy=True)).mean()
         self._descend(self.policy_optimizer, self.policy_parameters, control)
@@ -158,15 +156,14 @@ class Round:
         self._tell([*figures[:-2], control, *figures[-2:]])
 
     def _learn_value(
-        self, value: Value, kernel: StepPolicy | ValueGradient, states: Tensor, later: Tensor, k: Tensor
+        self, value: Value, step: Gaussian, states: Tensor, earlier: Tensor, later: Tensor, k: Tensor
     ) -> list[Tensor]:
+        """A step of the energy and value, before the policy's; returns what it is told by."""
         config, law, choices = self.config, self.law, self.config.choices
         with torch.no_grad():
-            step = kernel.kernel(self.chain, later, k)
             weights, effective = None, later.new_tensor(float(states.shape[1]))
             if config.resampling:
                 weights, effective = self._resampled(value, step, states, later, k)
-            earlier = drawn(step, self.generator)
             known = Value(self.lagged, value.levels) if choices.lagged else value
             target = cost_to_go(known, law, step, earlier, later, k, choices)
             if choices.overwritten:
