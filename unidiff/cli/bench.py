@@ -2,6 +2,7 @@
 
 rl       every method and the training-free rivals in the plane, beside the optimum that is known
 classes  a network of labelled images turned towards one class, judged by a classifier that was not asked
+dxmi     energies and few-step samplers of eight Gaussians in the plane, beside their data
 """
 
 import importlib
@@ -12,7 +13,7 @@ from rich.console import Console
 from unidiff.cli.parsing import check_folder, parse
 from unidiff.core.boundary import check_name
 
-OPTIONS = {"rl": "RLBenchOptions", "classes": "ClassesBenchOptions"}
+OPTIONS = {"rl": "RLBenchOptions", "classes": "ClassesBenchOptions", "dxmi": "DxMIBenchOptions"}
 """What each is told, by the name of its module."""
 
 

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_floating, check_name, right_expand
+from unidiff.core.boundary import check_count, check_floating, check_name, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.grid import TimeGrid
@@ -148,6 +148,44 @@ class ReverseChain:
         condition = self.core.check_arguments("xt", xt, condition, guidance)
         prediction = self.core.denoiser(xt, self.levels[k].to(xt), condition, guidance)
         return self.kernel(xt, k, prediction)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        condition: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """n draws of p_θ(x_{t_0}), ``[n, *E]``: a walk from the prior through every step's Gaussian.
+
+        Args:
+            n: how many.
+            generator: the source of all draws.
+            dtype, device: of the states; the device is the generator's, or the core's, if None.
+            condition: class labels ``[n]``, or one for all.
+            guidance: classifier-free guidance weight.
+
+        Raises:
+            ValueError: n below 1; dtype, condition or guidance that the core does not take.
+            FloatingPointError: a walk that ends in values that are not finite.
+        """
+        place = self.core.home(generator) if device is None else torch.device(device)
+        x = self.core.prior(check_count("n", n), generator, like=torch.empty(0, dtype=dtype, device=place))
+        condition = self.core.check_arguments("x", x, condition, guidance)
+        there = self.beside(x)
+        levels = there.levels.to(x)
+        for k in range(self.steps, 0, -1):
+            step = there.kernel(x, k, self.core.denoiser(x, levels[k], condition, guidance))
+            noise = torch.randn(x.shape, generator=generator, dtype=dtype, device=place)
+            x = step.mean + step.std * noise
+        if not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            raise FloatingPointError(f"the chain must end in finite values, got NaN or infinity in {bad} of {n} draws")
+        return x
 
     def kernel(self, xt: Tensor, k: Step, prediction: Prediction) -> Gaussian:
         """The step's Gaussian from a prediction at ``xt`` already made; k (one, or ``[B]`` of them) is trusted."""

@@ -75,6 +75,11 @@ class DxMITrainer:
         self.config = DxMIConfig() if config is None else config
         check_type("config", self.config, DxMIConfig)
         like = _check_pair(chain, value)
+        if value.source is chain.core and self.config.velocity != "schedule":
+            raise ValueError(
+                "velocity must be 'schedule' where the value is the chain's own energy: the chain's step is the value's "
+                f"only then, got {self.config.velocity!r}"
+            )
         self.generator = torch.Generator(like.device).manual_seed(self.config.seed)
         self.work = Round(chain, value, _data(data, chain.core, like, self.config.seed), self.config, self.generator)
         wanted = isinstance(value.source, Diffusion) and like.is_cuda
