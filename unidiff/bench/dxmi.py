@@ -1,7 +1,7 @@
 """``unidiff bench dxmi``: samplers and energies of eight Gaussians in the plane, DxMI beside what it competes with.
 
-The data are eight round Gaussians on a circle (Yoon et al. 2024, section 5.1, whose code was never released). All networks are
-perceptrons of one size. A row of the table is a way to sample and an energy, its columns means over the seeds:
+The data are eight round Gaussians on a circle (Yoon et al. 2024, section 5.1; its code was never released). All networks
+are perceptrons of one size. A row of the table is a way to sample and an energy, its columns means over the seeds:
 
 sliced W1   of 10 000 draws to as many data, in units of x; two sets of data are the floor
 AUC         of the energy, data against even draws of a square: the data's own density has 0.9025

@@ -98,7 +98,8 @@ class Round:
         ]
         modules = (self.model, self.policy, self.lagged, self.mean_model, self.mean_policy, self.law)
         held = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-        return [self.sums, self.rounds, self.done, self.bad, *{id(t): t for t in (*held, *moments)}.values()]
+        changed = {id(t): t.detach() for t in (*held, *moments)}
+        return [self.sums, self.rounds, self.done, self.bad, *changed.values()]
 
     def set_rates(self, share: float) -> None:
         """Multiply the configured rates and γ by ``share`` for the rounds to come."""
@@ -161,7 +162,7 @@ class Round:
         """A step of the energy and value, before the policy's; returns what it is told by."""
         config, law, choices = self.config, self.law, self.config.choices
         with torch.no_grad():
-            weights, effective = None, later.new_tensor(float(states.shape[1]))
+            weights, effective = None, later.new_full((), float(states.shape[1]))
             if config.resampling:
                 weights, effective = self._resampled(value, step, states, later, k)
             known = Value(self.lagged, value.levels) if choices.lagged else value
