@@ -33,15 +33,18 @@ class Asked:
         checkpoint: the reference: a checkpoint's file, or a run's folder.
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits): its exact denoiser is
             the reference, and a perceptron that corrects it is trained.
-        method: ddpo, dpok, backprop, adjoint, dpo or d3po.
-        set: options of the method, each name=value (clip=0.2 of ddpo, last=5 of backprop); see docs/rl.md.
+        method: ddpo, dpok, backprop, adjoint, dpo or d3po, on a reward or preferences; dxmi, on data: a chain of few steps
+            that an energy teaches, rounds = iterations and chains = walks of a round.
+        set: options of the method, each name=value (clip=0.2 of ddpo, last=5 of backprop, anchor=3 of dxmi); see docs/rl.md
+            and docs/dxmi.md.
+        data: for dxmi, what the chain is to end in: a named set or an .npz; the checkpoint's own, or the world, if left out.
         reward: terms joined by +, each with a weight if need be: linear:1,0 (bᵀx), quadratic:1,0,0,2 (−½ xᵀAx, A by rows or
             its diagonal), class:3 (log p(3|x) of the classifier), model:PATH (a reward model), 0.5*linear:1,0+class:3.
         classifier: the head of a reward class:LABEL, made by unidiff reward.
         preferences: pairs for dpo, an .npz with winner, loser and maybe condition.
         beta: temperature β of the KL to the reference, in units of reward; 0 (no charge) for ddpo and backprop alone.
         rank: train a change of this rank in every layer of the checkpoint's network; all its parameters if left out.
-        width: units of a hidden layer of the perceptron that corrects a world.
+        width: units of a hidden layer of the perceptron that corrects a world, or is dxmi's energy.
         depth: its hidden layers.
         steps: of the chain.
         grid: the chain's times: uniform, or heard (log-SNR even from 6 to -6: the last steps to the data, which cost most
@@ -56,6 +59,7 @@ class Asked:
     world: str | None = None
     method: str = "dpok"
     set: tuple[str, ...] = ()
+    data: str | None = None
     reward: str | None = None
     classifier: Path | None = None
     preferences: Path | None = None
@@ -87,8 +91,12 @@ def run(arguments: Sequence[str]) -> int:
     from unidiff.report import Bars
     from unidiff.train import FineTuner
 
+    if options.method == "dxmi":
+        from unidiff.cli import dxmi
+
+        return dxmi.run(options, arguments)
     if options.resume:
-        options = _as_it_was(options, arguments)
+        options = as_it_was(options, arguments)
     _check(options, arguments)
     task = _task(options)
     folder = Path(task.config.out)
@@ -97,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
         tuner = FineTuner.resume(folder, task.mdp, task.core, task.method, **changes)
     else:
         tuner = FineTuner(task.mdp, task.core, task.method, task.config)
-        _record(folder, options)
+        record(folder, options)
     if tuner.round >= tuner.config.rounds:
         words = f"nothing to train: the run is at round {tuner.round}, at or beyond rounds = {tuner.config.rounds}"
         sys.stderr.write(f"unidiff: {words}\n")
@@ -120,7 +128,9 @@ def _check(options: Any, arguments: Sequence[str]) -> None:
     if (options.checkpoint is None) == (options.world is None):
         both = f"checkpoint = {options.checkpoint} and world = {options.world}"
         raise ValueError(f"give a checkpoint or a world, got {both}")
-    check_name("method", options.method, methods.kinds())
+    check_name("method", options.method, (*methods.kinds(), "dxmi"))
+    if options.data is not None:
+        raise ValueError(f"data are for method 'dxmi', got {options.data!r} with method {options.method!r}")
     check_name("variance", options.variance, VARIANCES)
     check_name("dtype", options.dtype, DTYPES)
     for name in ("width", "depth", "steps"):
@@ -200,7 +210,8 @@ def _grid(options: Any, reference: Any) -> Any:
     return TimeGrid.heard(options.steps, reference.schedule)
 
 
-def _record(folder: Path, options: Any) -> None:
+def record(folder: Path, options: Any) -> None:
+    """Write what the run was asked for beside its checkpoint."""
     from unidiff.train.checkpoint import replace_file
 
     told = {name: getattr(options, name) for name in _own()}
@@ -208,7 +219,7 @@ def _record(folder: Path, options: Any) -> None:
     replace_file(folder / RECORD, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def _as_it_was(options: Any, arguments: Sequence[str]) -> Any:
+def as_it_was(options: Any, arguments: Sequence[str]) -> Any:
     """The options of the run in the folder; what the command line asks to change must be what a resumed run may change."""
     from unidiff.train import CheckpointError, checkpoint
 

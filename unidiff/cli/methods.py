@@ -22,9 +22,14 @@ def made(name: str, options: Sequence[str]) -> Any:
     Raises:
         TypeError, ValueError: an unknown method, or option of it; one that is no such pair, given twice or out of range.
     """
-    kind = kinds()[check_name("method", name, kinds())]
+    kind = kinds()[check_name("method", name, (*kinds(), "dxmi"))]
+    return kind(**chosen(kind, name, options))
+
+
+def chosen(kind: Any, name: str, options: Sequence[str]) -> dict[str, Any]:
+    """``options`` of a method, each ``name=value``, as values of its dataclass's fields. Raises as :func:`made`."""
     known = {field.name for field in dataclasses.fields(kind)}
-    chosen: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for option in options:
         key, equals, text = option.partition("=")
         if not equals:
@@ -32,10 +37,10 @@ def made(name: str, options: Sequence[str]) -> Any:
         if not known:
             raise ValueError(f"set must be left out: {name} has no options, got {option!r}")
         key = check_name(f"option of {name}", key.strip().replace("-", "_"), known)
-        if key in chosen:
+        if key in found:
             raise ValueError(f"set must name an option once, got {key} twice")
-        chosen[key] = _read(text.strip())
-    return kind(**chosen)
+        found[key] = _read(text.strip())
+    return found
 
 
 def _read(text: str) -> Any:

@@ -6,6 +6,7 @@ from unidiff.ebm.annealed import AnnealedChains, annealed
 from unidiff.ebm.composition import given, mixture, negation, product
 from unidiff.ebm.dxmi.objectives import Choices
 from unidiff.ebm.dxmi.value import GridValue
+from unidiff.ebm.guidance import EnergyGuided, guided
 from unidiff.ebm.importance import AnnealedImportance, EffectiveSizeWarning, annealed_importance
 from unidiff.ebm.learning import (
     ContrastiveDivergence,
@@ -28,6 +29,7 @@ __all__ = [
     "DenoisingScoreMatching",
     "EffectiveSizeWarning",
     "EnergyDenoiser",
+    "EnergyGuided",
     "EnergyLearner",
     "EnergyMethod",
     "EnergyModel",
@@ -40,6 +42,7 @@ __all__ = [
     "annealed",
     "annealed_importance",
     "given",
+    "guided",
     "log_z_rate",
     "mixture",
     "negation",

@@ -70,6 +70,7 @@ _GROUPS = (
     "thermodynamics_paths",
     "thermodynamics_bounds",
     "energies",
+    "energy_guidance",
     "compositions",
     "normalisers",
 )
