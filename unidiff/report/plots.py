@@ -78,7 +78,7 @@ def figure_of(entry: dict[str, Any]) -> Figure:
         return maps(entry["data"]["panels"], entry["data"]["reach"])
     if entry["kind"] == "scatter":
         figure = new_figure(5.2, 5.2)
-        scatter(figure, entry["data"]["series"])
+        scatter(figure, entry["data"]["series"], entry["data"].get("labels"), entry["data"].get("diagonal", False))
         return figure
     figure = new_figure(5.6, 3.8)
     axes, data = figure.subplots(), entry["data"]
@@ -98,14 +98,21 @@ def figure_of(entry: dict[str, Any]) -> Figure:
     return figure
 
 
-def scatter(figure: Figure, series: dict[str, Any]) -> None:
-    """Points ``[n, 2]`` by name, on equal axes."""
+def scatter(
+    figure: Figure, series: dict[str, Any], labels: tuple[str, str] | None = None, diagonal: bool = False
+) -> None:
+    """Points ``[n, 2]`` by name, on equal axes, with the axes' labels and the line y = x if they are wanted."""
     axes = figure.subplots()
     for k, (name, given) in enumerate(series.items()):
         points = np.asarray(given)
         size = float(np.clip(8000 / len(points), 3, 14))
         axes.scatter(*points.T, s=size, alpha=0.5, color=LINES[k % len(LINES)], label=name, linewidths=0)
     axes.set_aspect("equal", adjustable="datalim")
+    if diagonal:
+        axes.axline((0, 0), slope=1, color="#16191d", linewidth=0.8, zorder=0)
+    if labels is not None:
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
     if len(series) > 1:
         axes.legend(frameon=False, markerscale=2)
     _plain(axes)

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import torch
 
+from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
+from unidiff.core.networks import MLP, GradientField
+from unidiff.core.schedule import Schedule
+from unidiff.ebm import DenoisingScoreMatching, EnergyModel
 from unidiff.train.config import TrainConfig
 from unidiff.train.data import load_data, peek
+from unidiff.train.energy import EnergyTrainer
+from unidiff.train.energy_config import EnergyConfig
 from unidiff.train.files import DataError
 from unidiff.train.trainer import Trainer
+from unidiff.worlds.world import World
 
 
 def toy() -> TrainConfig:
@@ -72,6 +79,24 @@ def for_data(source: str | Path) -> TrainConfig:
     if shape is not None and len(shape) == 3 and shape[1] == shape[2]:
         return images(shape[1])
     return toy()
+
+
+def quick_energy(world: World, seed: int = 0, steps: int = 400) -> EnergyModel:
+    """A small energy of a world in the plane at every noise level, float32 on the CPU, in seconds, by denoising.
+
+    Args:
+        world: the data's law.
+        seed: of everything.
+        steps: optimiser steps.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = GradientField(MLP(world.dim, 64, 2, outputs=1, frequencies=(1.0, 2.0, 4.0)))
+    spread = float(world.variance.mean().sqrt())
+    core = Diffusion(Schedule.cosine(8.0, -8.0), Denoiser(network, world.event_shape, "x0", "edm", data_std=spread))
+    data = world.sample(2**14, torch.Generator().manual_seed(seed)).float()
+    config = EnergyConfig(steps=steps, lr=3e-3, warmup=50, ema=0.99, seed=seed)
+    return EnergyTrainer(EnergyModel.of(core), data, DenoisingScoreMatching(), config).fit()
 
 
 def quick_digits(
