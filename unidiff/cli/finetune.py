@@ -114,14 +114,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def _check(options: Any, arguments: Sequence[str]) -> None:
     """Find out before any work what cannot be. Raises ValueError."""
-    from unidiff.core.chain import VARIANCES
+    from unidiff.core.chain import RULES
     from unidiff.identities.subjects import DTYPES
 
     if (options.checkpoint is None) == (options.world is None):
         both = f"checkpoint = {options.checkpoint} and world = {options.world}"
         raise ValueError(f"give a checkpoint or a world, got {both}")
     check_name("method", options.method, methods.kinds())
-    check_name("variance", options.variance, VARIANCES)
+    check_name("variance", options.variance, RULES)
     check_name("dtype", options.dtype, DTYPES)
     for name in ("width", "depth", "steps"):
         check_count(name, getattr(options, name))
