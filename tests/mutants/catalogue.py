@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.mutants.bounds import MUTANTS_BOUNDS
 from tests.mutants.contrastive import MUTANTS_CONTRASTIVE
 from tests.mutants.decisions import MUTANTS_DECISIONS
+from tests.mutants.dxmi import MUTANTS_DXMI
 from tests.mutants.energies import MUTANTS_ENERGIES
 from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.methods import MUTANTS_METHODS
@@ -192,4 +193,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_STEERING,
     *MUTANTS_METHODS,
     *MUTANTS_CONTRASTIVE,
+    *MUTANTS_DXMI,
 )  # fmt: skip

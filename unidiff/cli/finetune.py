@@ -122,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _check(options: Any, arguments: Sequence[str]) -> None:
     """Find out before any work what cannot be. Raises ValueError."""
-    from unidiff.core.chain import VARIANCES
+    from unidiff.core.chain import RULES
     from unidiff.identities.subjects import DTYPES
 
     if (options.checkpoint is None) == (options.world is None):
@@ -131,7 +131,7 @@ def _check(options: Any, arguments: Sequence[str]) -> None:
     check_name("method", options.method, (*methods.kinds(), "dxmi"))
     if options.data is not None:
         raise ValueError(f"data are for method 'dxmi', got {options.data!r} with method {options.method!r}")
-    check_name("variance", options.variance, VARIANCES)
+    check_name("variance", options.variance, RULES)
     check_name("dtype", options.dtype, DTYPES)
     for name in ("width", "depth", "steps"):
         check_count(name, getattr(options, name))

@@ -35,6 +35,8 @@ from unidiff.core.process import bridge
 
 Variance = Literal["posterior", "prior", "optimal", "learned", "given"]
 VARIANCES: tuple[Variance, ...] = get_args(Variance)
+RULES: tuple[Variance, ...] = tuple(rule for rule in VARIANCES if rule != "given")
+"""Those that a name alone says: for what makes its own chains, and takes no table."""
 Step = int | Tensor
 """k of one step, or one for each row ``[B]``, on the table's device: the host, or :meth:`ReverseChain.beside`'s."""
 

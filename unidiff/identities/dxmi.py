@@ -8,111 +8,20 @@ Gaussian of one variance too, stand in where a policy must be exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import kl_divergence
 
-from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian as Step
-from unidiff.core.grid import TimeGrid
-from unidiff.ebm import EnergyModel
 from unidiff.ebm.dxmi.law import AuxiliaryLaw
 from unidiff.ebm.dxmi.objectives import cost_to_go, path_weights
 from unidiff.ebm.dxmi.policy import StepPolicy, ValueGradient
-from unidiff.ebm.dxmi.value import Value
-from unidiff.identities.case import Case, sampled, smooth
+from unidiff.identities.case import Case
 from unidiff.identities.chains import denoiser_kappa
-from unidiff.identities.laws import Algebraic, Sides
+from unidiff.identities.dxmi_setting import ROWS, STEPS, Round, Setting, Worlds, as_torch, best_step, round_world
+from unidiff.identities.laws import Sides
 from unidiff.identities.registry import register
-from unidiff.identities.truths import log_prob_kappa
-from unidiff.worlds import Gaussian, OracleDenoiser
-from unidiff.worlds.world import World
-
-STEPS, ROWS = 4, 12
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A world, the auxiliary law of a chain on it with velocities of its own, and the exact value.
-
-    Attributes:
-        case: on the stretch of its schedule where data and noise are heard.
-        world: the data's law.
-        core: its exact core.
-        grid: of four steps.
-        law: q̃.
-        value: −log q_k.
-    """
-
-    case: Case
-    world: World
-    core: Diffusion
-    grid: TimeGrid
-    law: AuxiliaryLaw
-    value: Value
-
-    @staticmethod
-    def of(case: Case, world: World | None = None) -> Setting:
-        """On the case's world, or on another of its dimensions."""
-        case = case.heard
-        law_of_data = case.world if world is None else world
-        core = Diffusion(case.schedule, OracleDenoiser(law_of_data)).requires_grad_(False)
-        grid = TimeGrid.uniform_log_snr(STEPS, case.schedule, float(case.schedule.time(case.log_snr_range[1]).detach()))
-        law = AuxiliaryLaw(core.chain(grid)).to(case.device)
-        law.log_var += torch.linspace(0.7, -0.7, STEPS, dtype=torch.float64, device=case.device)
-        return Setting(case, law_of_data, core, grid, law, Value(EnergyModel.of(core), law.levels()))
-
-    def noised(self) -> list[World]:
-        """The law of x_{t_k} for k = 0 … N, noised step by step by q̃."""
-        start = [float(v) for v in self.law.start]
-        laws = [self.world.diffuse(*start)]
-        for keep, log_var in zip(self.law.keep.tolist(), self.law.log_var.tolist(), strict=True):
-            laws.append(laws[-1].diffuse(keep, math.exp(0.5 * log_var)))
-        return laws
-
-    def steps(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """(k, k of each row, x_{t_{k−1}}, x_{t_k}) along draws of the law, for k = 1 … N."""
-        laws = self.noised()
-        for k in range(1, STEPS + 1):
-            earlier = laws[k - 1].sample(ROWS, self.case.generator(f"dxmi {k}"))
-            noise = self.case.normal(f"dxmi noise {k}", *earlier.shape)
-            later = float(self.law.keep[k - 1]) * earlier + math.exp(0.5 * float(self.law.log_var[k - 1])) * noise
-            yield k, torch.full((ROWS,), k, device=earlier.device), earlier, later
-
-    def kappa(self, x: Tensor, k: Tensor) -> Tensor:
-        """Of V_k at ``x``: the noised density's."""
-        level = self.value.levels[k].to(x)
-        return log_prob_kappa(self.case, x, level.alpha, level.sigma)
-
-
-def round_world(case: Case) -> Gaussian:
-    """Gaussian data of one variance in the case's dimensions, off the origin."""
-    mean = 0.4 * case.normal("dxmi mean", case.dim)
-    eye = torch.eye(case.dim, dtype=case.dtype, device=case.device)
-    return Gaussian(mean, 0.6 * eye)
-
-
-class Worlds(Algebraic):
-    """Of an identity that any smooth world can be asked."""
-
-    subject = "schedule"
-    conditions = "a world with a smooth density"
-
-    def applies(self, case: Case) -> bool:
-        return smooth(case) and sampled(case)
-
-
-class Round(Algebraic):
-    """Of an identity that needs a policy that is exact."""
-
-    subject = "schedule"
-    conditions = "Gaussian data of one variance, where a policy can be exact"
-
-    def applies(self, case: Case) -> bool:
-        return isinstance(case.world, Gaussian) and sampled(case)
 
 
 @register
@@ -131,7 +40,9 @@ class ValueIsEnergy(Worlds):
         setting = Setting.of(case)
         laws = setting.noised()
         for k, rows, _, later in setting.steps():
-            yield Sides(setting.value(later, rows), -laws[k].log_prob(later), (k + 1) * setting.kappa(later, rows))
+            known, size = -laws[k].log_prob(later), (k + 1) * setting.kappa(later, rows)
+            yield Sides(setting.value(later, rows), known, size)
+            yield Sides(setting.timed()(later, rows), known, size)
 
 
 @register
@@ -182,6 +93,33 @@ class ValueStep(Worlds):
 
 
 @register
+class TableStep(Worlds):
+    """The policy's step is Bayes' reverse mean, and its variance the table's. κ: that of b x̂_0, and of a log-variance."""
+
+    name = "dxmi-table-step"
+    statement = r"\pi(x'|x_k)=N\left(E[x'|x_k],e^{l_k}I\right)"
+    views = ("core", "rl", "ebm")
+    source = "Ho et al. 2020, eq. 7; Yoon et al. 2024 (DxMI), section 3"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        setting = Setting.of(case)
+        table = case.normal("dxmi table", STEPS)
+        policy = StepPolicy(setting.core.chain(setting.grid), table).requires_grad_(False)
+        chain = policy.chain().beside(table)
+        for k, rows, _, later in setting.steps():
+            step = policy.kernel(chain, later, rows)
+            yield Sides(step.log_var.reshape(-1), table[k - 1].expand(ROWS), 1 + table[k - 1].abs().expand(ROWS))
+            far = setting.core.schedule.level(setting.grid.times[k])
+            near = setting.core.schedule.level(setting.grid.times[k - 1])
+            keep = float(far.alpha / near.alpha)
+            std = math.sqrt(float(far.sigma) ** 2 - (keep * float(near.sigma)) ** 2)
+            known = setting.world.diffuse(float(near.alpha), float(near.sigma)).posterior_mean(later, keep, std)
+            reach = later.flatten(1).norm(dim=1, keepdim=True)
+            level = setting.core.schedule.level(setting.grid.times[k].expand(ROWS)).to(later)
+            yield Sides(step.mean, known, 4 * (reach / keep + denoiser_kappa(setting.case, later, level)))
+
+
+@register
 class SoftBellman(Round):
     """Items 42 and 44 in one step: what a policy pays is the value, and the KL from the best policy; V is quadratic.
 
@@ -210,7 +148,7 @@ class SoftBellman(Round):
                 for node in nodes:
                     earlier = step.mean + step.std * node
                     paid = paid + cost_to_go(setting.value, setting.law, step, earlier, later, rows) / len(nodes)
-                gap = kl_divergence(_torch(step), _torch(best))
+                gap = kl_divergence(as_torch(step), as_torch(best))
                 size = setting.law.cost(best.mean, later, rows).abs() + step.entropy().abs()
                 reach = later.norm(dim=1) / spread[0, 0]
                 kappa = 4 * (setting.kappa(later, rows) + setting.kappa(best.mean, rows - 1) + size + gap + reach * dim)
@@ -313,7 +251,7 @@ class PathWeights(Round):
         setting = Setting.of(case, world)
         law, last = setting.law, setting.noised()[-1]
         x = case.normal("dxmi start", ROWS, case.dim)
-        log_ratio = -_torch(Step(torch.zeros_like(x), torch.zeros_like(x))).log_prob(x)
+        log_ratio = -as_torch(Step(torch.zeros_like(x), torch.zeros_like(x))).log_prob(x)
         start, size = x, x.square().sum(1)
         for k in range(STEPS, 0, -1):
             rows = torch.full((ROWS,), k, device=x.device)
@@ -324,24 +262,9 @@ class PathWeights(Round):
             size = size + setting.kappa(x, rows)
             x = earlier
         own, count = path_weights(setting.value, log_ratio, x)
-        known = last.log_prob(start) - _torch(Step(torch.zeros_like(x), torch.zeros_like(x))).log_prob(start)
+        known = last.log_prob(start) - as_torch(Step(torch.zeros_like(x), torch.zeros_like(x))).log_prob(start)
         weights = torch.softmax(known, 0)
         worst = size.max().expand_as(weights)
         yield Sides(own, weights, worst * weights)
         kish = 1 / weights.square().sum()
         yield Sides(count[None], kish[None], worst[:1] * kish)
-
-
-def best_step(setting: Setting, world: Gaussian, k: int, later: Tensor) -> Step:
-    """Bayes' reverse of step k at ``later`` ``[R, D]`` for data of one variance: precisions add."""
-    law, level = setting.law, setting.value.levels
-    alpha, sigma = (v[k - 1].to(later) for v in (level.alpha, level.sigma))
-    keep, var = law.keep[k - 1].to(later), law.log_var[k - 1].exp().to(later)
-    spread = alpha.square() * world.variance[0] + sigma.square()
-    own = 1 / (1 / spread + keep.square() / var)
-    mean = own * (keep * later / var + alpha * world.mean / spread)
-    return Step(mean, own.log().expand(len(later), 1))
-
-
-def _torch(step: Step) -> Independent:
-    return Independent(Normal(step.mean, step.std.expand(step.mean.shape)), 1)

@@ -2,6 +2,7 @@ r"""DxMI's losses at the exact value, each written out from the world's own dens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from unidiff.ebm.dxmi.objectives import anchor, contrast, difference, ladder
 from unidiff.identities.case import Case
 from unidiff.identities.chains import denoiser_kappa
-from unidiff.identities.dxmi import ROWS, STEPS, Setting, Worlds
+from unidiff.identities.dxmi_setting import ROWS, STEPS, Setting, Worlds
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
 
@@ -77,6 +78,18 @@ class AnchorIsDenoising(Worlds):
             level = setting.value.levels[torch.full((ROWS,), k, device=x0.device)].to(x0)
             each = denoiser_kappa(setting.case, xt, level).flatten(1).amax(1)
             size = (xt.flatten(1).norm(dim=1) + alpha * each) / sigma
+            kappa = (size * (1 + left.sqrt())).mean()[None]
+            yield Sides(own[None], left.mean()[None], kappa)
+            yield Sides(anchor(setting.timed(), x0, share, noise)[None], left.mean()[None], (k + 1) * kappa)
+            if k == STEPS:
+                break
+            # Between two levels: α and σ there are the geometric means.
+            far = _along(setting, k + 1, "anchor")
+            alpha, sigma = math.sqrt(alpha * far[3]), math.sqrt(sigma * far[4])
+            xt = alpha * x0 + sigma * noise
+            own = anchor(setting.value, x0, share + 0.5 / STEPS, noise)
+            left = (noise + sigma * setting.world.diffuse(alpha, sigma).score(xt)).flatten(1).square().sum(1)
+            size = 4 * (xt.flatten(1).norm(dim=1) + alpha * each) / sigma
             yield Sides(own[None], left.mean()[None], (size * (1 + left.sqrt())).mean()[None])
 
 

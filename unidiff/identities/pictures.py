@@ -51,7 +51,7 @@ def _energies(world: World, seed: int) -> dict[str, Any]:
         own = own - (own - true)[near].mean()
         series[f"log-SNR {log_snr:g}"] = torch.stack([true, own], 1)[true < 12].numpy()
     return {
-        "title": "An energy learned by denoising, in seconds, against −log q_t in nats: right on the line; where the modes no "
+        "title": "An energy learned by denoising, in seconds, against −log q_t in nats: right on the line; where modes no "
         "longer touch (high log-SNR) denoising does not hear how high one is beside another",
         "kind": "scatter",
         "data": {"series": series, "labels": ("−log q_t", "E, learned"), "diagonal": True},

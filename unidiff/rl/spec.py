@@ -14,8 +14,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_device, check_dtype, check_positive, check_type
-from unidiff.core.chain import Variance
+from unidiff.core.boundary import check_count, check_device, check_dtype, check_name, check_positive, check_type
+from unidiff.core.chain import RULES, Variance
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.tables import default_grid
@@ -71,6 +71,7 @@ class Spec:
             check_type("grid", self.grid, TimeGrid)
         if self.reach is not None:
             check_positive("reach", self.reach)
+        check_name("variance", self.variance, RULES)
         check_device(self.device)
         check_dtype(self.dtype)
         self.check_condition("condition", self.condition)

@@ -9,6 +9,7 @@ means −log of the noised data at every level, and so plugs into every other vi
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite, check_state, check_type
+from unidiff.core.boundary import check_finite, check_progress, check_state, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.replay import Replay
-from unidiff.ebm.dxmi.value import on_device
+from unidiff.ebm.dxmi.value import on_device, trainable
 from unidiff.ebm.model import EnergyModel
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.dxmi_config import DxMIConfig
@@ -56,8 +57,9 @@ class DxMITrainer:
 
     Raises:
         TypeError: no chain, no energy, no data.
-        ValueError: a chain or a value without parameters to train, of different shapes, dtypes or devices, a value without
-            a time or of another schedule, a chain with the network's own variance; data that do not fit or are not finite.
+        ValueError: a chain or a value without parameters to train, of different shapes, dtypes or devices, or with a part of
+            their parameters in common; a value without a time or of another schedule; a chain with the network's own
+            variance, or with a level without noise or without signal; data that do not fit or are not finite.
     """
 
     def __init__(
@@ -96,16 +98,22 @@ class DxMITrainer:
 
     @property
     def chain(self) -> ReverseChain:
-        """The averaged chain, with a table of variances: a copy."""
+        """The averaged chain in evaluation mode, with a table of variances: a copy."""
         policy = self.work.mean_policy
-        core = policy.core if not self.work.shared else self.value.source
-        assert isinstance(core, Diffusion)
+        core = copy.deepcopy(self.mean_core).eval()
         return core.chain(policy.grid, "given", log_var=policy.log_var.detach().clone())
 
     @property
     def value(self) -> EnergyModel:
-        """The averaged energy and value."""
-        return self.work.mean_model.eval()
+        """The averaged energy and value in evaluation mode: a copy."""
+        return copy.deepcopy(self.work.mean_model).eval()
+
+    @property
+    def mean_core(self) -> Diffusion:
+        """The averaged chain's core itself, which goes on being averaged."""
+        core = self.work.mean_model.source if self.work.shared else self.work.mean_policy.core
+        assert isinstance(core, Diffusion)
+        return core
 
     def fit(self, on_round: OnRound | None = None) -> ReverseChain:
         """Run to the last round; returns :attr:`chain`.
@@ -114,10 +122,13 @@ class DxMITrainer:
             on_round: called with the trainer and each line of the log.
 
         Raises:
-            FloatingPointError: energies that are not finite: in which round, and how many; the last checkpoint stays.
+            TypeError: an on_round that is not callable.
+            FloatingPointError: energies or gradients that are not finite: in which round, and how many; the last checkpoint
+                stays as it is.
             KeyboardInterrupt: Ctrl-C, once the round is whole and, with ``out``, saved.
         """
         config = self.config
+        check_progress("on_round", on_round)
         journal = Journal(config.out, self.round)
         began, spent = self.clock(), self.elapsed
         with contextlib.closing(journal), held() as check:
@@ -132,13 +143,12 @@ class DxMITrainer:
                     journal.write(line)
                     if on_round is not None:
                         on_round(self, line)
-                if config.out is not None and (self.round % config.checkpoint_every == 0 or last):
-                    self.save(Path(config.out) / checkpoints.NAME)
+                if self.round % config.checkpoint_every == 0 or last:
+                    self._keep()
                 try:
                     check()
                 except KeyboardInterrupt:
-                    if config.out is not None:
-                        self.save(Path(config.out) / checkpoints.NAME)
+                    self._keep()
                     raise
         return self.chain
 
@@ -172,12 +182,18 @@ class DxMITrainer:
                         optimizer.state[p] = {"step": step, "exp_avg": zero, "exp_avg_sq": zero.clone()}
         return Replay(job, work.registers(), self.generator)
 
+    def _keep(self) -> None:
+        if self.config.out is not None:
+            self._look()
+            self.save(Path(self.config.out) / checkpoints.NAME)
+
     def _look(self) -> None:
-        count, at = self.work.bad.tolist()
-        if count:
+        energies, gradients, at = self.work.bad.tolist()
+        if at:
             raise FloatingPointError(
-                f"energies must be finite, got NaN or infinity in {count} of them in round {at}; "
-                f"lower value_lr (now {self.config.value_lr:g}) or raise gamma (now {self.config.gamma:g}) or anchor"
+                f"energies and gradients must be finite, got NaN or infinity in {energies} energies and {gradients} numbers "
+                f"of losses and gradients in round {at}; lower value_lr (now {self.config.value_lr:g}) or policy_lr (now "
+                f"{self.config.policy_lr:g}), or raise gamma (now {self.config.gamma:g}) or anchor"
             )
 
     def _line(self) -> dict[str, float]:
@@ -216,7 +232,8 @@ class DxMITrainer:
 
         Raises:
             CheckpointError: no checkpoint of a DxMI run, or one that does not fit.
-            ValueError: a change that would make it another run.
+            ValueError: other data, another grid, schedule or temperature than the run's, a value that is of the chain's own
+                core where the run's was not; a change that would make it another run.
         """
         from unidiff.train.dxmi_state import restore
 
@@ -236,6 +253,9 @@ def _check_pair(chain: ReverseChain, value: EnergyModel) -> Tensor:
         )
     if value.schedule is None:
         raise ValueError("value must be a function of time (EnergyModel(..., schedule=...)), got an energy without")
+    policy = {id(p) for p in core.denoiser.parameters()}  # pyright: ignore
+    if value.source is not core and any(id(p) in policy for p in trainable(value)):
+        raise ValueError("value must be the energy of the chain's own core, or have no parameter in common with it")
     own, theirs = (s.level(chain.grid.times) for s in (value.schedule, core.schedule))
     if not torch.equal(own.log_snr, theirs.log_snr) or not torch.equal(own.alpha, theirs.alpha):
         raise ValueError("value must have the chain's schedule: its levels on the chain's grid are others")
@@ -243,6 +263,8 @@ def _check_pair(chain: ReverseChain, value: EnergyModel) -> Tensor:
         raise ValueError(
             f"chain must end at a time with noise, where the data have a density, got t_0 = {chain.grid.times[0]}"
         )
+    if not bool((theirs.alpha > 0).all()):
+        raise ValueError("chain must have some signal at each of its times, got a level with alpha = 0")
     on_device(value, like)
     return like
 
@@ -251,7 +273,6 @@ def _data(data: Any, core: Diffusion, like: Tensor, seed: int) -> Tensor:
     if isinstance(data, World):
         data = data.sample(DRAWS, torch.Generator(data.device).manual_seed(seed))
     check_state("data", data, core.event_shape)
-    check_finite("data", data)
     if not len(data):
         raise ValueError(f"data must hold at least one datum, got shape {list(data.shape)}")
-    return data.to(like)
+    return check_finite("data", data.detach().to(like))

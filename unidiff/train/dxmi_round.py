@@ -25,7 +25,7 @@ from unidiff.core.gaussian import Gaussian
 from unidiff.ebm.dxmi.law import AuxiliaryLaw
 from unidiff.ebm.dxmi.objectives import anchor, contrast, cost_to_go, difference, ladder, path_weights
 from unidiff.ebm.dxmi.policy import StepPolicy, ValueGradient, drawn, first_log_var, walk
-from unidiff.ebm.dxmi.value import Value
+from unidiff.ebm.dxmi.value import Value, trainable
 from unidiff.ebm.model import EnergyModel
 from unidiff.train.dxmi_config import DxMIConfig
 
@@ -74,7 +74,7 @@ class Round:
             return torch.optim.AdamW(parameters, start, betas=(momentum, 0.99), weight_decay=0.0, capturable=captured)
 
         # An energy chases a chain that chases it: momentum there swings (Gulrajani et al. 2017; Mescheder et al. 2018).
-        self.value_parameters = [p for p in model.parameters() if p.requires_grad]
+        self.value_parameters = trainable(model)
         self.value_optimizer = optimizer(self.value_parameters, config.value_lr, 0.0)
         own = [] if self.shared else self.policy.parameters_of_mean()
         self.policy_parameters: list[Tensor] = [*own, self.policy.log_var]
@@ -89,7 +89,8 @@ class Round:
         self.sums = torch.zeros(len(FIGURES), device=device, dtype=torch.float64)
         self.rounds = torch.zeros((), device=device, dtype=torch.float64)
         self.done = torch.zeros((), device=device, dtype=torch.long)
-        self.bad = torch.zeros(2, device=device, dtype=torch.long)
+        # Energies, and numbers of losses and gradients, not finite in the first round with any; and which round: 0 for none.
+        self.bad = torch.zeros(3, device=device, dtype=torch.long)
 
     def registers(self) -> list[Tensor]:
         """All that a round changes in place."""
@@ -140,12 +141,13 @@ class Round:
         value = Value(self.model, law.levels())
         kernel = ValueGradient(self.policy, value, law) if self.shared else self.policy
         states = walk(kernel, chain, self._prior(), self.generator)
+        later, k = states[1:].flatten(0, 1), torch.arange(1, law.steps + 1, device=states.device)
+        k = k.repeat_interleave(states.shape[1])
+        # Before the velocities move: a step along the value is of those that the walk was made with.
+        step = kernel.kernel(chain, later, k)
         if config.velocity == "adaptive":
             law.adapt(states, config.velocity_rate)
             value.levels = law.levels()
-        later, k = states[1:].flatten(0, 1), torch.arange(1, law.steps + 1, device=states.device)
-        k = k.repeat_interleave(states.shape[1])
-        step = kernel.kernel(chain, later, k)
         earlier = drawn(step, self.generator)
         figures = self._learn_value(value, step, states, earlier.detach(), later, k)
         # The published code leaves log π out of the value alone: a policy without entropy would collapse.
@@ -178,10 +180,7 @@ class Round:
         ]
         shares = (config.contrast, config.difference, config.anchor, config.ladder)
         loss = sum(share * part for share, part in zip(shares, parts, strict=True) if share)
-        wrong = (~torch.isfinite(at_data)).sum() + (~torch.isfinite(at_chain)).sum() + (~torch.isfinite(target)).sum()
-        first = (wrong > 0) & (self.bad[0] == 0)
-        self.bad[1] = torch.where(first, self.done + 1, self.bad[1])
-        self.bad[0] = torch.where(first, wrong, self.bad[0])
+        self._count(0, at_data, at_chain, target)
         norm = self._descend(self.value_optimizer, self.value_parameters, loss)  # pyright: ignore
         return [at_data.mean(), at_chain.mean(), *parts, effective, norm]
 
@@ -197,11 +196,20 @@ class Round:
 
     def _descend(self, optimizer: torch.optim.AdamW, parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
         slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
+        self._count(1, loss, *(slope for slope in slopes if slope is not None))
         for parameter, slope in zip(parameters, slopes, strict=True):
             parameter.grad = torch.zeros_like(parameter) if slope is None else slope
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimizer.step()
         return norm
+
+    def _count(self, kind: int, *found: Tensor) -> None:
+        """Count what is not finite, of energies (0) or losses and gradients (1), to the end of the first round with any."""
+        wrong = sum((~torch.isfinite(f)).sum() for f in found)
+        now, first = self.done + 1, self.bad[2]
+        early = (first == 0) | (first == now)
+        self.bad[kind] += torch.where(early, wrong, 0)
+        self.bad[2] = torch.where((first == 0) & (wrong > 0), now, first)
 
     def _denoising(self) -> Tensor:
         """‖ε − ε̂‖² of the policy at the chain's own levels, summed over D and averaged."""

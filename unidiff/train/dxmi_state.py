@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ from unidiff.ebm.model import EnergyModel
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.build import describe, rebuild
 from unidiff.train.checkpoint import MISFITS, Checkpoint, CheckpointError, one_line
+from unidiff.train.digest import digest
 from unidiff.train.dxmi_config import DxMIConfig
+from unidiff.train.state import moments_of
 from unidiff.worlds.world import World
 
 if TYPE_CHECKING:
@@ -41,23 +43,27 @@ def collect(trainer: DxMITrainer) -> Checkpoint:
     with contextlib.suppress(ValueError):
         about["core"] = describe(core)
         tensors |= checkpoints.tensors_of_core(core)
-        averaged = checkpoints.averaged_of(trainer.chain.core)
+        averaged = checkpoints.averaged_of(trainer.mean_core)
         tensors |= {f"ema.{name}": t for name, t in averaged.state_dict().items()}
     if isinstance(work.model.source, Diffusion):
         with contextlib.suppress(ValueError):
             about["value"] = {"core": describe(work.model.source), "tau": work.model.tau}
     for prefix, module in _modules(trainer).items():
         tensors |= {f"{prefix}.{name}": t for name, t in module.state_dict().items()}
-    for name, optimizer in _optimizers(trainer).items():
-        slots = optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{name}.{i}.{key}": t for i, slot in slots.items() for key, t in slot.items()}
+    slots = {name: optimizer.state_dict()["state"] for name, (optimizer, _) in _optimizers(trainer).items()}
+    for name, own in slots.items():
+        tensors |= {f"optimizer.{name}.{i}.{key}": t for i, slot in own.items() for key, t in slot.items()}
     tensors["random.generator"] = trainer.generator.get_state()
     tensors |= {"progress.sums": work.sums, "progress.rounds": work.rounds}
     about |= {
         "dxmi": dataclasses.asdict(trainer.config),
         "grid": work.policy.grid.times.tolist(),
-        "progress": {"round": trainer.round, "elapsed": trainer.elapsed},
-    }
+        "run": _describe(trainer),
+        "progress": {
+            "round": trainer.round, "elapsed": trainer.elapsed,
+            "slots": {name: sorted(own) for name, own in slots.items()},
+        },
+    }  # fmt: skip
     return Checkpoint({name: t.detach().clone() for name, t in tensors.items()}, about)
 
 
@@ -70,17 +76,22 @@ def restore(
     kept = checkpoints.read(path)
     try:
         config, progress, times = DxMIConfig(**kept.about["dxmi"]), kept.about["progress"], kept.about["grid"]
+        run: dict[str, Any] = dict(kept.about["run"])
     except MISFITS as error:
         raise CheckpointError(f"{path} holds no DxMI run to resume: {one_line(error)}") from error
     if chain.grid.times.tolist() != times:
         raise ValueError(f"chain must have the run's grid, of {len(times) - 1} steps, got {chain.grid.steps} others")
     trainer: DxMITrainer = make(chain, value, data, dataclasses.replace(config, **changes))
     work = trainer.work
+    for name, own in _describe(trainer).items():
+        if own != run.get(name):
+            raise ValueError(f"{name} must be the run's, {_RUN[name]}")
     try:
         for prefix, module in _modules(trainer).items():
             module.load_state_dict(kept.under(prefix))
-        for name, optimizer in _optimizers(trainer).items():
-            _refill(optimizer, kept.under(f"optimizer.{name}"))
+        for name, (optimizer, parameters) in _optimizers(trainer).items():
+            moments = moments_of(kept, progress["slots"][name], parameters, f"optimizer.{name}")
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         trainer.generator.set_state(kept.tensors["random.generator"])
         trainer.round, trainer.elapsed = int(progress["round"]), float(progress["elapsed"])
         work.sums.copy_(kept.tensors["progress.sums"])
@@ -133,13 +144,27 @@ def _modules(trainer: DxMITrainer) -> dict[str, torch.nn.Module]:
     }  # fmt: skip
 
 
-def _optimizers(trainer: DxMITrainer) -> dict[str, torch.optim.AdamW]:
-    return {"value": trainer.work.value_optimizer, "policy": trainer.work.policy_optimizer}
+def _optimizers(trainer: DxMITrainer) -> dict[str, tuple[torch.optim.AdamW, Sequence[Tensor]]]:
+    work = trainer.work
+    return {
+        "value": (work.value_optimizer, work.value_parameters),
+        "policy": (work.policy_optimizer, work.policy_parameters),
+    }
 
 
-def _refill(optimizer: torch.optim.AdamW, kept: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in kept.items():
-        index, slot = name.split(".")
-        state.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+_RUN = {
+    "data": "to the bit, in the core's dtype",
+    "chain": "with its schedule's levels on the grid",
+    "value": "with its temperature, and of the chain's own core or not as there",
+}
+
+
+def _describe(trainer: DxMITrainer) -> dict[str, Any]:
+    """What of a run is no tensor of its state, JSON-ready."""
+    work = trainer.work
+    levels = work.chain.levels
+    return {
+        "data": digest({"x": work.data}),
+        "chain": digest({"alpha": levels.alpha, "log_snr": levels.log_snr}),
+        "value": [work.model.tau, work.shared],
+    }

@@ -113,11 +113,12 @@ def restore(
 
 def describe_process(mdp: DenoisingMDP) -> dict[str, Any]:
     """What a process is, as far as numbers and names tell, JSON-ready; of rewards, which are functions, if there are any."""
-    spread = mdp.chain.x0_variance
+    spread, table = mdp.chain.x0_variance, mdp.chain.given
     return {
         "reward": mdp.reward is not None,
         "step_reward": mdp.step_reward is not None,
         "x0_variance": None if spread is None else spread.tolist(),
+        "log_var": None if table is None else table.tolist(),
         "beta": mdp.beta,
         "guidance": mdp.guidance,
         "variance": mdp.chain.variance,

@@ -6,10 +6,11 @@ Parameters, their average, AdamW's moments, every random state, the position in 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from unidiff.core.boundary import check_name
 from unidiff.train import checkpoint as checkpoints
@@ -106,17 +107,19 @@ def restore(trainer: Trainer, kept: Checkpoint, progress: dict[str, Any]) -> Non
     trainer.step, trainer.elapsed = int(progress["step"]), float(progress["elapsed"])
 
 
-def moments_of(kept: Checkpoint, slots: list[int], parameters: list[nn.Parameter]) -> dict[int, dict[str, Tensor]]:
+def moments_of(
+    kept: Checkpoint, slots: list[int], parameters: Sequence[Tensor], prefix: str = "optimizer"
+) -> dict[int, dict[str, Tensor]]:
     """AdamW's moments in ``kept``, by the place of their parameter. Raises ValueError if they are not those parameters'."""
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in kept.under("optimizer").items():
+    for name, tensor in kept.under(prefix).items():
         index, slot = name.split(".")
         moments.setdefault(int(index), {})[slot] = tensor
     _check_slots(moments, slots, parameters)
     return moments
 
 
-def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameters: list[nn.Parameter]) -> None:
+def _check_slots(state: dict[int, dict[str, Tensor]], kept: list[int], parameters: Sequence[Tensor]) -> None:
     """AdamW takes whatever state it is given; here it must be of the parameters that had one, in their shapes."""
     if sorted(state) != kept:
         raise ValueError(f"the optimizer's state must be of parameters {kept}, got {sorted(state)}")

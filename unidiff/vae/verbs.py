@@ -17,7 +17,7 @@ from unidiff.core.boundary import (
     check_generator,
     check_name,
 )
-from unidiff.core.chain import VARIANCES, ReverseChain, Variance
+from unidiff.core.chain import RULES, ReverseChain, Variance
 from unidiff.core.decoders import ContinuousDecoder, Decoder
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
@@ -46,7 +46,7 @@ class Verbs:
         if isinstance(self.decoder, type) or not isinstance(self.decoder, Decoder):
             got = self.decoder if isinstance(self.decoder, type) else type(self.decoder)
             raise TypeError(f"decoder must be a decoder (unidiff.core.decoders), got {got.__name__}")
-        check_name("variance", self.variance, VARIANCES)
+        check_name("variance", self.variance, RULES)
 
     def chain(self, grid: TimeGrid) -> ReverseChain:
         """The decoder's steps on ``grid``. Raises ValueError for one whose ends have SNR 0 or infinite."""

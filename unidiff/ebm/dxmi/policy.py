@@ -103,8 +103,8 @@ def drawn(law: Gaussian, generator: torch.Generator | None) -> Tensor:
 def first_log_var(chain: ReverseChain, floor: float) -> Tensor:
     """A table to start from, ``[N]`` in the core's dtype: the chain's own rule, where it is one number a step, else between.
 
-    Where the rule's variance is zero (a noiseless last step) or asks the state, it is the geometric mean of posterior and
-    prior; never below ``floor``, a log-variance.
+    Where the rule asks the state it is the geometric mean of posterior and prior; where that is zero (a noiseless last
+    step), a quarter of the prior's. Never below ``floor``, a log-variance.
     """
     table, rule = chain.table, chain.variance
     like = chain.core.first_parameter()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_count, check_type
+from unidiff.core.boundary import check_type
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
@@ -30,7 +30,7 @@ class GridValue(nn.Module):
         grid: the times.
 
     Raises:
-        TypeError: no grid, or what is made is no module.
+        TypeError: no grid, a make that is not callable, or one that makes no module.
     """
 
     times: Tensor
@@ -38,7 +38,12 @@ class GridValue(nn.Module):
     def __init__(self, make: Callable[[], nn.Module], grid: TimeGrid) -> None:
         super().__init__()
         check_type("grid", grid, TimeGrid)
-        self.networks = nn.ModuleList(make() for _ in range(check_count("steps", grid.steps) + 1))
+        if not callable(make):
+            raise TypeError(f"make must be callable, make() -> a network for one time, got {type(make).__name__}")
+        made = [make() for _ in range(grid.steps + 1)]
+        for network in made:
+            check_type("make()", network, nn.Module)
+        self.networks = nn.ModuleList(made)
         self.register_buffer("times", grid.times.detach().clone())
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -103,16 +108,24 @@ class Value:
         return -sigma * descent(lambda z: self.at(z, level), x)
 
 
+def trainable(model: EnergyModel) -> list[nn.Parameter]:
+    """What training a value moves: all but its schedule, in whose place the auxiliary law's levels stand."""
+    schedule = model.schedule
+    fixed = {id(p) for p in schedule.parameters()} if isinstance(schedule, nn.Module) else set[int]()
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in fixed]
+
+
 def on_device(model: EnergyModel, like: Tensor) -> Tensor:
-    """The model's first parameter. Raises ValueError where there is none to train, or it is not where ``like`` is."""
-    first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if first is None:
+    """The model's first parameter to train. Raises ValueError where there is none, or one is not where ``like`` is."""
+    trained = trainable(model)
+    if not trained:
         raise ValueError("value must have parameters to train, got an energy without")
-    if first.dtype != like.dtype or first.device != like.device:
-        raise ValueError(
-            f"value must be {like.dtype} on {like.device}, as the chain's core is, got {first.dtype} on {first.device}"
-        )
-    return first
+    for p in trained:
+        if p.dtype != like.dtype or p.device != like.device:
+            raise ValueError(
+                f"value must be {like.dtype} on {like.device}, as the chain's core is, got {p.dtype} on {p.device}"
+            )
+    return trained[0]
 
 
 def every_level(levels: NoiseLevel, share: Tensor) -> NoiseLevel:
