@@ -8,7 +8,6 @@ means −log of the noised data at every level, and so plugs into every other vi
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite, check_progress, check_state, check_type
+from unidiff.core.boundary import check_finite, check_state, check_type
 from unidiff.core.chain import ReverseChain
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.replay import Replay
@@ -28,8 +27,7 @@ from unidiff.ebm.model import EnergyModel
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.dxmi_config import DxMIConfig
 from unidiff.train.dxmi_round import FIGURES, Round
-from unidiff.train.interrupt import held
-from unidiff.train.journal import Journal
+from unidiff.train.loop import played
 from unidiff.train.pace import ema_decay
 from unidiff.worlds.world import World
 
@@ -127,30 +125,13 @@ class DxMITrainer:
                 stays as it is.
             KeyboardInterrupt: Ctrl-C, once the round is whole and, with ``out``, saved.
         """
-        config = self.config
-        check_progress("on_round", on_round)
-        journal = Journal(config.out, self.round)
-        began, spent = self.clock(), self.elapsed
-        with contextlib.closing(journal), held() as check:
-            while self.round < self.total:
-                self.advance()
-                self.elapsed = spent + self.clock() - began
-                last = self.round >= self.total
-                if self.round % LOOK_EVERY == 0 or last or not self.graph:
-                    self._look()
-                if self.round % config.log_every == 0 or last:
-                    line = self._line()
-                    journal.write(line)
-                    if on_round is not None:
-                        on_round(self, line)
-                if self.round % config.checkpoint_every == 0 or last:
-                    self._keep()
-                try:
-                    check()
-                except KeyboardInterrupt:
-                    self._keep()
-                    raise
+        played(self, "on_round", on_round)
         return self.chain
+
+    @property
+    def done(self) -> int:
+        """Rounds done."""
+        return self.round
 
     def advance(self) -> None:
         """One round."""
@@ -169,6 +150,8 @@ class DxMITrainer:
                 self._replays[starting] = self._capture(job)
             self._replays[starting]()
         self.round += 1
+        if not self.graph or self.round % LOOK_EVERY == 0 or self.round >= self.total:
+            self._look()
 
     def _capture(self, job: Callable[[], None]) -> Replay:
         # AdamW makes its moments on its first step; a capture must find them.
@@ -182,11 +165,6 @@ class DxMITrainer:
                         optimizer.state[p] = {"step": step, "exp_avg": zero, "exp_avg_sq": zero.clone()}
         return Replay(job, work.registers(), self.generator)
 
-    def _keep(self) -> None:
-        if self.config.out is not None:
-            self._look()
-            self.save(Path(self.config.out) / checkpoints.NAME)
-
     def _look(self) -> None:
         energies, gradients, at = self.work.bad.tolist()
         if at:
@@ -196,7 +174,8 @@ class DxMITrainer:
                 f"{self.config.policy_lr:g}), or raise gamma (now {self.config.gamma:g}) or anchor"
             )
 
-    def _line(self) -> dict[str, float]:
+    def line(self) -> dict[str, float]:
+        """A line of the log: means since the last one, and how the variances stand."""
         work = self.work
         count = max(float(work.rounds), 1.0)
         figures = dict(zip(FIGURES, (work.sums / count).tolist(), strict=True))
@@ -209,9 +188,14 @@ class DxMITrainer:
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
-        """Write the whole state to ``path``, atomically."""
+        """Write the whole state to ``path``, atomically.
+
+        Raises:
+            FloatingPointError: a state that is not finite: nothing is written.
+        """
         from unidiff.train.dxmi_state import collect
 
+        self._look()
         return checkpoints.write(path, collect(self))
 
     @classmethod

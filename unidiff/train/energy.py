@@ -8,7 +8,6 @@ parameters (:mod:`unidiff.train.average`).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_name, check_progress, check_type
+from unidiff.core.boundary import check_name, check_type
 from unidiff.ebm.learning import EnergyMethod
 from unidiff.ebm.model import EnergyModel
 from unidiff.train import checkpoint as checkpoints
@@ -27,8 +26,7 @@ from unidiff.train.average import Average
 from unidiff.train.data import Dataset
 from unidiff.train.energy_config import EnergyConfig
 from unidiff.train.energy_state import CHANGEABLE, collect, restore
-from unidiff.train.interrupt import held
-from unidiff.train.journal import Journal
+from unidiff.train.loop import played
 from unidiff.train.order import DataOrder
 from unidiff.train.pace import ema_decay, rate
 
@@ -138,29 +136,19 @@ class EnergyTrainer:
                 how many; the last checkpoint stays as it is.
             KeyboardInterrupt: Ctrl-C, once the step is whole and, with ``out``, saved.
         """
-        check_progress("on_log", on_log)
-        config = self.config
-        journal = Journal(config.out, self.step)
-        began, spent = self.clock(), self.elapsed
         self.model.train()
-        with contextlib.closing(journal), held() as check:
-            while self.step < config.steps:
-                self.advance()
-                self.elapsed = spent + self.clock() - began
-                last = self.step >= config.steps
-                if self.step % config.log_every == 0 or last:
-                    line = self._line()
-                    journal.write(line)
-                    if on_log is not None:
-                        on_log(self, line)
-                if self.step % config.checkpoint_every == 0 or last:
-                    self._keep()
-                try:
-                    check()
-                except KeyboardInterrupt:
-                    self._keep()
-                    raise
+        played(self, "on_log", on_log)
         return self.averaged
+
+    @property
+    def done(self) -> int:
+        """Steps done."""
+        return self.step
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.steps
 
     def advance(self) -> None:
         """One step. Raises as :meth:`fit`."""
@@ -188,14 +176,11 @@ class EnergyTrainer:
         for name, value in (("loss", told), ("grad_norm", length), ("lr", lr)):
             self.window.setdefault(name, []).append(value)
 
-    def _line(self) -> dict[str, float]:
+    def line(self) -> dict[str, float]:
+        """A line of the log: means since the last one."""
         means = {name: sum(values) / len(values) for name, values in self.window.items()}
         self.window.clear()
         return {"step": self.step, **means, "seconds": round(self.elapsed, 3)}
-
-    def _keep(self) -> None:
-        if self.config.out is not None:
-            self.save(Path(self.config.out) / checkpoints.NAME)
 
     def save(self, path: str | Path) -> Path:
         """Write the whole state to ``path``, atomically."""

@@ -7,7 +7,6 @@ same bits. The average of the parameters is what the run returns.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -29,8 +28,7 @@ from unidiff.train import checkpoint as checkpoints
 from unidiff.train.average import Average
 from unidiff.train.finetune_config import FineTuneConfig
 from unidiff.train.finetune_state import collect, restore
-from unidiff.train.interrupt import held
-from unidiff.train.journal import Journal
+from unidiff.train.loop import played
 from unidiff.train.pace import ema_decay, rate
 
 OnRound = Callable[["FineTuner", dict[str, float]], None]
@@ -124,31 +122,22 @@ class FineTuner:
             on_round: called with the tuner and each line of the log.
 
         Raises:
+            TypeError: an on_round that cannot be called.
             FloatingPointError: a loss, gradient, reward or control that is not finite; the last checkpoint stays as it is.
             KeyboardInterrupt: Ctrl-C, once the round is whole and, with ``out``, saved.
         """
-        config = self.config
-        journal = Journal(config.out, self.round)
-        began, spent = self.clock(), self.elapsed
-        with contextlib.closing(journal), held() as check:
-            while self.round < config.rounds:
-                self.advance()
-                self.elapsed = spent + self.clock() - began
-                last = self.round >= config.rounds
-                if self.round % config.log_every == 0 or last:
-                    line = self._line()
-                    journal.write(line)
-                    if on_round is not None:
-                        on_round(self, line)
-                if config.out is not None and (self.round % config.checkpoint_every == 0 or last):
-                    self.save(Path(config.out) / checkpoints.NAME)
-                try:
-                    check()
-                except KeyboardInterrupt:
-                    if config.out is not None:
-                        self.save(Path(config.out) / checkpoints.NAME)
-                    raise
+        played(self, "on_round", on_round)
         return self.averaged
+
+    @property
+    def done(self) -> int:
+        """Rounds done."""
+        return self.round
+
+    @property
+    def total(self) -> int:
+        """Rounds of the whole run."""
+        return self.config.rounds
 
     def advance(self) -> None:
         """One round."""
@@ -191,7 +180,8 @@ class FineTuner:
         for name, value in figures.items():
             self.window.setdefault(name, []).append(value)
 
-    def _line(self) -> dict[str, float]:
+    def line(self) -> dict[str, float]:
+        """A line of the log: means since the last one."""
         means = {name: sum(values) / len(values) for name, values in self.window.items()}
         self.window.clear()
         if "kl" not in means:
