@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,6 +71,12 @@ def with_one_core() -> tuple[ReverseChain, EnergyModel]:
 
 def with_a_grid() -> tuple[ReverseChain, EnergyModel]:
     return policy_core().chain(GRID), grid_value(tau=0.5)
+
+
+def small(kind: str, **options: Any) -> DxMIConfig:
+    """The options of a run of this kind: a chain along its own value's gradient has the schedule's velocities."""
+    fixed = {"velocity": "schedule"} if kind == "one core" else {}
+    return replace(SMALL, **options | fixed)
 
 
 KINDS = {"cores": with_cores, "one core": with_one_core, "a grid": with_a_grid}

@@ -28,6 +28,7 @@ from tests.train.dxmi_runs import (
     policy_core,
     same,
     seeded,
+    small,
     with_cores,
     with_one_core,
 )
@@ -68,7 +69,7 @@ def stop_at(at: int) -> Any:
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stop_in_the_middle_changes_no_bit(kind: str, option: str, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, **OPTIONS[option])
+    config = small(kind, **OPTIONS[option])
     whole = DxMITrainer(*KINDS[kind](), data(), dataclasses.replace(config, out=str(tmp_path / "whole")))
     whole.fit()
     # Stopped at 4, so resumed from 3: the line at 4 is made of rounds before the stop and after it.
@@ -119,7 +120,7 @@ def test_ctrl_c_ends_the_run_after_its_round_and_loses_nothing(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["cores", "one core"])
 def test_what_a_run_leaves_is_what_the_trainer_had(kind: str, tmp_path: Path) -> None:
-    trainer = DxMITrainer(*KINDS[kind](), data(), dataclasses.replace(SMALL, out=str(tmp_path)))
+    trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, out=str(tmp_path)))
     chain = trainer.fit()
     loaded, x = load_chain(tmp_path), data(5, seed=3)
     assert loaded.grid == chain.grid == GRID
@@ -167,7 +168,7 @@ def test_what_is_not_the_runs_is_refused(tmp_path: Path) -> None:
         ((chain, EnergyModel.of(energy_core(), 2.0), data()), "value must be the run's, with its temperature"),
         ((policy_core().chain(ud.TimeGrid.uniform(4)), value, data()), "chain must have the run's grid, of 3 steps"),
         ((policy_core(other).chain(GRID), EnergyModel.of(energy_core(other)), data()), "chain must be the run's, with"),
-        ((*with_one_core(), data()), "value must be the run's"),
+        ((*with_one_core(), data()), "velocity must be 'schedule' where the value is the chain's own"),
     ):
         with pytest.raises(ValueError, match=message):
             DxMITrainer.resume(tmp_path, *arguments)

@@ -21,6 +21,8 @@ VARIANCE, MEAN = 0.5, torch.tensor([0.6, -0.4], dtype=torch.float64)
 class Affine(nn.Module):
     """x̂_0 = w_k x + b_k, the numbers of a level looked up by its log-SNR."""
 
+    log_snr: Tensor
+
     def __init__(self, log_snr: Tensor) -> None:
         super().__init__()
         self.register_buffer("log_snr", log_snr)
@@ -34,6 +36,8 @@ class Affine(nn.Module):
 
 class Paraboloids(nn.Module):
     """½ e^{l_k}‖x‖² − ⟨b_k, x⟩ + c_k, the numbers of a time looked up."""
+
+    times: Tensor
 
     def __init__(self, times: Tensor) -> None:
         super().__init__()
