@@ -303,9 +303,8 @@ def measure(options: DxMIBenchOptions, console: Console) -> Iterator[tuple[Task,
 
 def document(options: DxMIBenchOptions, runs: dict[str, list[Figures]]) -> dict[str, Any]:
     """All runs' figures, JSON-ready, in the order of the rows."""
-    told = {
-        name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items() if name != "json"
-    }
+    told = dataclasses.asdict(options) | {"rows": list(options.chosen), "out": str(options.out)}
+    del told["json"]
     device = machine.named(torch.device(options.device))
     return {"options": told, "device": device, "rows": {name: runs[name] for name in options.chosen if name in runs}}
 

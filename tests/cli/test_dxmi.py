@@ -1,0 +1,114 @@
+"""``unidiff finetune --method dxmi`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from unidiff.cli import USAGE, main
+from unidiff.train import CheckpointError, journal, load_chain, load_core, load_value
+
+PLANE = ["finetune", "--method", "dxmi", "--world", "eight-gaussians"]
+SHORT = ["--rounds", "6", "--chains", "16", "--steps", "3", "--width", "8", "--depth", "1", "--set", "start=3"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def status(arguments: list[str]) -> object:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+def told(arguments: list[str], capsys: Any) -> dict[str, Any]:
+    """What a command says, as JSON."""
+    capsys.readouterr()
+    assert status([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_world_ends_in_a_chain_a_value_and_pictures(capsys) -> None:
+    found = told([*PLANE, *SHORT, "--log-every", "4"], capsys)
+    assert found["rounds"] == 9 and found["steps"] == 3 and found["options"]["batch"] == 16
+    home = Path("runs/eight-gaussians-dxmi")
+    assert [line["step"] for line in journal.read(home / journal.NAME)] == [4, 8, 9]
+    chain, value = load_chain(home), load_value(home)
+    assert chain.steps == 3 and chain.variance == "given"
+    x = chain.sample(20, torch.Generator().manual_seed(0))
+    assert value.energy(x, float(chain.grid.times[0])).shape == (20,)
+    for name in ("samples.png", "energy.png"):
+        with Image.open(home / name) as picture:
+            assert min(picture.size) > 200
+    # The distance is of the chain's own draws to the data: far from both nothing and the floor after nine rounds.
+    assert 0.1 < found["sliced_wasserstein"] < 3
+
+
+def test_a_checkpoint_is_taught_on_its_own_data_and_loads_as_any_core(capsys) -> None:
+    small = ["--width", "8", "--depth", "1", "--batch-size", "16", "--device", "cpu"]
+    network = told(["train", "--data", "moons", "--out", "runs/net", "--steps", "4", *small], capsys)
+    before = load_core(network["checkpoint"])
+    found = told(["finetune", "--method", "dxmi", "--checkpoint", "runs/net", *SHORT, "--out", "few"], capsys)
+    after = load_core(found["checkpoint"])
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert load_chain("few").core.event_shape == (2,)
+
+
+def test_a_run_stopped_goes_on_with_what_it_was_asked_for(capsys) -> None:
+    whole = told([*PLANE, *SHORT, "--out", "whole"], capsys)
+    part = told([*PLANE, *SHORT, "--out", "part"], capsys)
+    again = told([*PLANE, "--out", "part", "--resume", "--log-every", "3"], capsys)
+    assert again["rounds"] == whole["rounds"] == part["rounds"]
+    assert again["sliced_wasserstein"] == whole["sliced_wasserstein"]
+    assert status([*PLANE, "--out", "part", "--resume", "--steps", "4"]) == USAGE
+    assert "steps cannot change on resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--reward", "linear:1,0"], "reward is of methods that seek a reward"),
+        (["--paths", "10"], "paths is of methods that seek a reward"),
+        (["--set", "gamma=0"], "gamma must be positive"),
+        (["--set", "gama=1"], "did you mean 'gamma'"),
+        (["--set", "batch=3"], "batch of dxmi is the option --chains"),
+        (["--set", "velocity=own"], "unknown velocity"),
+        (["--steps", "0"], "steps must be an integer of at least 1"),
+        (["--data", "digits"], "data must be of the core's shape"),
+        (["--checkpoint", "nowhere"], "give a checkpoint or a world"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line_before_any_work(more: list[str], words: str, capsys) -> None:
+    assert status([*PLANE, *more]) == USAGE
+    assert words in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_data_for_another_method_are_refused(capsys) -> None:
+    assert status(["finetune", "--world", "mixture-2d", "--reward", "linear:1,0", "--data", "moons"]) == USAGE
+    assert "data are for method 'dxmi'" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_is_not_written_over(capsys) -> None:
+    told([*PLANE, *SHORT, "--out", "mine"], capsys)
+    kept = Path("mine/checkpoint.safetensors").read_bytes()
+    assert status([*PLANE, *SHORT, "--out", "mine"]) == USAGE
+    assert "out must be a new folder" in capsys.readouterr().err
+    assert Path("mine/checkpoint.safetensors").read_bytes() == kept
+
+
+def test_what_holds_no_run_of_dxmi_has_no_chain_or_value(capsys) -> None:
+    network = ["train", "--data", "moons", "--out", "net", "--steps", "2", "--width", "8", "--depth", "1"]
+    told([*network, "--batch-size", "8", "--device", "cpu"], capsys)
+    for load in (load_chain, load_value):
+        with pytest.raises(CheckpointError):
+            load("net")
