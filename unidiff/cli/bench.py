@@ -2,6 +2,8 @@
 
 rl       every method and the training-free rivals in the plane, beside the optimum that is known
 classes  a network of labelled images turned towards one class, judged by a classifier that was not asked
+images   few-step sampling of images: DxMI beside the teacher's own samplers
+anomaly  each class of images left out in turn: an energy's score beside PCA's and one-class SVMs'
 """
 
 import importlib
@@ -12,7 +14,12 @@ from rich.console import Console
 from unidiff.cli.parsing import check_folder, parse
 from unidiff.core.boundary import check_name
 
-OPTIONS = {"rl": "RLBenchOptions", "classes": "ClassesBenchOptions"}
+OPTIONS = {
+    "rl": "RLBenchOptions",
+    "classes": "ClassesBenchOptions",
+    "images": "ImagesBenchOptions",
+    "anomaly": "AnomalyBenchOptions",
+}
 """What each is told, by the name of its module."""
 
 
