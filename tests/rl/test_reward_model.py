@@ -206,6 +206,19 @@ def test_a_classifier_reads_the_digits() -> None:
     assert sum(f.accuracy for f in found) / 3 >= 0.97
 
 
+def test_features_are_what_the_last_layer_is_told_and_an_images_are_means_over_its_places() -> None:
+    flat, square = Classifier((3,), 4, 8, 2), Classifier((2, 6, 6), 3, 4, 2)
+    for head in (flat, square):
+        nn.init.normal_(head.trunk.last.weight, generator=drawn(1))
+    x = torch.randn(5, 3, generator=drawn(2))
+    assert torch.allclose(flat.trunk.last(flat.features(x)), flat(x))
+    x = torch.randn(5, 2, 6, 6, generator=drawn(2))
+    assert square.features(x).shape == (5, 8)
+    assert torch.allclose(square.features(x), square.trunk.hidden(x).reshape(5, 8, 9).mean(2), atol=1e-6)
+    with pytest.raises(ValueError, match="x must have"):
+        flat.features(x)
+
+
 HEADS = [
     RewardModel((3,), 8, 1),
     RewardModel((1, 6, 6), 4, 2),

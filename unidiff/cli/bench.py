@@ -3,6 +3,8 @@
 rl       every method and the training-free rivals in the plane, beside the optimum that is known
 classes  a network of labelled images turned towards one class, judged by a classifier that was not asked
 dxmi     energies and few-step samplers of eight Gaussians in the plane, beside their data
+images   few-step sampling of images: DxMI beside the teacher's own samplers
+anomaly  each class of images left out in turn: an energy's score beside PCA's and one-class SVMs'
 """
 
 import importlib
@@ -13,7 +15,13 @@ from rich.console import Console
 from unidiff.cli.parsing import check_folder, parse
 from unidiff.core.boundary import check_name
 
-OPTIONS = {"rl": "RLBenchOptions", "classes": "ClassesBenchOptions", "dxmi": "DxMIBenchOptions"}
+OPTIONS = {
+    "rl": "RLBenchOptions",
+    "classes": "ClassesBenchOptions",
+    "dxmi": "DxMIBenchOptions",
+    "images": "ImagesBenchOptions",
+    "anomaly": "AnomalyBenchOptions",
+}
 """What each is told, by the name of its module."""
 
 

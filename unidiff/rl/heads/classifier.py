@@ -53,6 +53,13 @@ class Classifier(nn.Module):
         """
         return self.trunk.answer(x)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What its last layer is told of ``x`` ``[B, *E]``, ``[B, F]``; of an image, the mean over its places.
+
+        Raises as the call.
+        """
+        return self.trunk.features(x)
+
 
 def fit_classifier(
     x: Tensor,

@@ -45,6 +45,16 @@ class Trunk(nn.Module):
         """F at ``x`` ``[B, *E]`` of the parameters' dtype."""
         return self.last(self.hidden(x))
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer is told of ``x``, ``[B, F]``, in the parameters' dtype; of an image, the mean over its places.
+
+        Raises as :meth:`answer`.
+        """
+        x = self._checked(x)
+        if len(self.event_shape) == 1:
+            return self.hidden(x)
+        return self.hidden[:-1](x).flatten(2).mean(2)
+
     def answer(self, x: Tensor) -> Tensor:
         """F at ``x`` ``[B, *E]`` of any floating dtype, in that dtype.
 
@@ -52,11 +62,14 @@ class Trunk(nn.Module):
             TypeError: x is no floating-point tensor.
             ValueError: x of another shape, not finite (looked at on the CPU only), or on another device.
         """
+        return self(self._checked(x)).to(x.dtype)
+
+    def _checked(self, x: Tensor) -> Tensor:
         check_state("x", x, self.event_shape)
         parameter = self.last.bias
         if x.device != parameter.device:
             raise ValueError(f"x must be on {parameter.device}, where the network is, got {x.device}")
-        return self(x.to(parameter.dtype)).to(x.dtype)
+        return x.to(parameter.dtype)
 
 
 def _perceptron(event_shape: tuple[int, ...], width: int, depth: int) -> tuple[list[nn.Module], int]:
