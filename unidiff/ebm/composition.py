@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unidiff.core.boundary import as_sequence, check_condition, check_finite, check_positive
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
-from unidiff.ebm.model import EnergyModel
+from unidiff.ebm.model import EnergyModel, check_one_schedule
 
 Weights = Sequence[float] | Tensor | None
 
@@ -210,21 +210,5 @@ def _one_space(models: Sequence[EnergyModel]) -> tuple[tuple[int, ...], Schedule
         if (other.schedule is None) != (first.schedule is None):
             raise ValueError("models must all have a schedule, or none of them, got energies with and without time")
         if first.schedule is not None and other.schedule is not None:
-            _check_one_schedule(first.schedule, other.schedule)
+            check_one_schedule("models must have one schedule", first.schedule, other.schedule)
     return first.event_shape, first.schedule
-
-
-def _check_one_schedule(one: Schedule, other: Schedule) -> None:
-    """Refuse two that say other levels of the same times: what is composed is laws at one noise."""
-    if one is other:
-        return
-    times = torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1]
-    for what in ("log_snr", "alpha"):
-        a, b = (getattr(schedule, what)(times).detach().cpu() for schedule in (one, other))
-        apart = (a - b).abs() > 1e-9 * (1 + a.abs())
-        if bool(apart.any()):
-            k = int(apart.to(torch.uint8).argmax())
-            raise ValueError(
-                f"models must have one schedule, got {what} = {float(a[k]):.6g} and {float(b[k]):.6g} at t = "
-                f"{float(times[k]):.4g} ({one.kind}, {other.kind})"
-            )
