@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import unidiff as ud
-from unidiff.ebm import EffectiveSizeWarning, annealed_importance, log_z_rate, normaliser_flow, product
+from unidiff.ebm import EffectiveSizeWarning, GridValue, annealed_importance, log_z_rate, normaliser_flow, product
 from unidiff.mcmc import HMC, MALA, ULA
-from unidiff.worlds import Gaussian, OracleDenoiser, World, library
+from unidiff.worlds import Gaussian, OracleDenoiser, PointCloud, World, library
 
 SCHEDULE = ud.Schedule.cosine()
+ENDLESS = ud.Schedule.from_betas(torch.linspace(1e-4, 0.2, 20, dtype=torch.float64))  # λ_0 = ∞
 WORLD = library.mixture_2d()
 TAU, CONSTANT = 0.5, 2.0
 
@@ -195,6 +196,32 @@ GRID = torch.linspace(0.1, 1.0, 3, dtype=torch.float64)
             FloatingPointError,
             "log-weights must be finite, got NaN or infinity in 10 of 10 chains",
         ),
+        (
+            lambda: AIS(ud.EnergyModel(lambda x, t: x.square().sum(1), (2,), schedule=ENDLESS), 10, t=0.0),
+            ValueError,
+            "t must be a time with noise for path 'noise', whose levels are even in log-SNR; take path 'geometric'",
+        ),
+        (
+            lambda: AIS(untimed(), 10, start=PointCloud(WORLD.sample(3, seeded()))),
+            ValueError,
+            "a data set without noise has no density",
+        ),
+        (
+            lambda: normaliser_flow(timed(), GRID, 5, world=WORLD.given(torch.tensor([0, 1]))),
+            ValueError,
+            "world must be one law",
+        ),
+        (
+            lambda: log_z_rate(
+                ud.EnergyModel(
+                    GridValue(lambda: torch.nn.Linear(2, 1), ud.TimeGrid.uniform(4)), (2,), schedule=SCHEDULE
+                ),
+                WORLD.sample(3, seeded()).float(),
+                1.0,
+            ),
+            ValueError,
+            "t must ask for no gradient: a GridValue is known at its grid's times alone",
+        ),
         (lambda: normaliser_flow(untimed(), GRID, 10), ValueError, "model must have time for its normaliser to move"),
         (lambda: log_z_rate(untimed(), GRID[:, None], 0.3), ValueError, "model must have time for its normaliser"),
         (lambda: normaliser_flow(timed(), GRID.flip(0), 10), ValueError, "times must be two or more, each after the"),
@@ -209,7 +236,7 @@ GRID = torch.linspace(0.1, 1.0, 3, dtype=torch.float64)
         (
             lambda: normaliser_flow(timed(), GRID, 5, world=library.gaussian()),
             ValueError,
-            r"world must have the model's shape \[2\]",
+            r"world must be one law and have the model's shape \[2\]",
         ),
     ],
 )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from unidiff.core.boundary import as_sequence, check_condition, check_finite, check_positive
+from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
 from unidiff.ebm.model import EnergyModel, check_one_schedule
@@ -169,13 +170,25 @@ class Given(Composite):
         guidance: the weight.
     """
 
+    condition: Tensor
+
     def __init__(self, model: EnergyModel, condition: Tensor, guidance: float) -> None:
         super().__init__((model,))
         if isinstance(condition, Tensor) and condition.ndim:
             raise ValueError(f"condition must be one label, of shape [], got {list(condition.shape)}")
         classes = getattr(getattr(model.source, "denoiser", None), "num_classes", None)
         check_condition(condition, guidance, 1, classes)
-        self.condition, self.guidance = condition, guidance
+        core = model.source
+        place = core.home() if isinstance(core, Diffusion) else condition.device
+        self.register_buffer("condition", condition.to(place), persistent=False)
+        self.guidance = guidance
+
+    def check_law(
+        self, x: Tensor, level: NoiseLevel | None, condition: Tensor | None, guidance: float
+    ) -> Tensor | None:
+        """As :meth:`EnergyModel.check_law`; the label goes to where ``x`` is, once, for the loops that follow."""
+        self.condition = self.condition.to(x.device)
+        return super().check_law(x, level, condition, guidance)
 
     def at(self, x: Tensor, level: NoiseLevel | None, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """E/τ of the class, ``[B]``; arguments are trusted."""

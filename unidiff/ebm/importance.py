@@ -132,8 +132,8 @@ def annealed_importance(
 
     Raises:
         TypeError: a model that is no EnergyModel, a start that is neither, a kernel that rejects nothing.
-        ValueError: a time where there is none or none where there is, an unknown path, or ``"noise"`` without time; counts,
-            level or start out of range; a world of another shape.
+        ValueError: a time where there is none or none where there is, an unknown path, or ``"noise"`` without time or to a
+            time without noise; counts, level or start out of range; a world of another shape, or without a density.
         FloatingPointError: log-weights that are not finite.
 
     Warns:
@@ -228,6 +228,7 @@ def _start(
         if tuple(start.event_shape) != model.event_shape or start.batch is not None:
             raise ValueError(f"start must be one law of the model's shape {list(model.event_shape)}, got {start!r}")
         world = start.to(like.dtype, like.device)
+        world.log_prob(torch.zeros_like(like))
         return (lambda n: world.sample(n, generator)), (lambda x: world.log_prob(x, check=False))
     log_var = 2 * math.log(check_positive("start", start))
 
@@ -251,6 +252,11 @@ def _times(
     if path == "geometric":
         return None, scale_at(schedule, t)
     first, last = schedule.log_snr(torch.tensor([1.0, t], dtype=torch.float64)).detach().tolist()
+    if not math.isfinite(last):
+        raise ValueError(
+            "t must be a time with noise for path 'noise', whose levels are even in log-SNR; take path 'geometric', or a "
+            f"time of finite log-SNR, got t = {t}"
+        )
     # Below the usual lowest level there is nothing but noise, and steps there are wasted.
     at = torch.linspace(max(first, min(LOG_SNR[0], last - 1.0)), last, levels, dtype=torch.float64)
     times = [*schedule.time(at).detach().tolist()[:-1], float(t)]
