@@ -63,34 +63,48 @@ def test_a_checkpoint_is_taught_on_its_own_data_and_loads_as_any_core(capsys) ->
     assert load_chain("few").core.event_shape == (2,)
 
 
-def test_a_run_stopped_goes_on_with_what_it_was_asked_for(capsys) -> None:
-    whole = told([*PLANE, *SHORT, "--out", "whole"], capsys)
-    part = told([*PLANE, *SHORT, "--out", "part"], capsys)
-    again = told([*PLANE, "--out", "part", "--resume", "--log-every", "3"], capsys)
-    assert again["rounds"] == whole["rounds"] == part["rounds"]
-    assert again["sliced_wasserstein"] == whole["sliced_wasserstein"]
-    assert status([*PLANE, "--out", "part", "--resume", "--steps", "4"]) == USAGE
-    assert "steps cannot change on resume" in capsys.readouterr().err
+def test_a_run_goes_on_with_the_options_it_had_and_refuses_others(capsys) -> None:
+    whole = told([*PLANE, *SHORT, "--seed", "4", "--out", "run"], capsys)
+    again = told(["finetune", "--method", "dxmi", "--resume", "--out", "run"], capsys)
+    assert again == whole  # the draws at the end are of the run's seed too
+    for other, message in (
+        (["--rounds", "4"], "rounds cannot change on resume: the run has 6, got 4"),
+        (["--chains", "9"], "chains cannot change on resume: the run has 16, got 9"),
+        (["--seed", "5"], "seed cannot change on resume: the run has 4, got 5"),
+        (["--clip", "7"], "clip cannot change on resume: the run has 3.0, got 7.0"),
+        (["--steps", "5"], "steps cannot change on resume: the run has 3, got 5"),
+        (["--set", "start=2"], "set cannot change on resume"),
+    ):
+        assert status(["finetune", "--method", "dxmi", "--resume", "--out", "run", *other]) == USAGE
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("arguments", "message"),
     [
-        (["--reward", "linear:1,0"], "reward is of methods that seek a reward"),
+        (["--variance", "given"], "unknown variance 'given'"),
+        (["--variance", "learned"], "unknown variance 'learned'"),
+        (["--variance", "optimal"], "unknown variance 'optimal'"),
+        (["--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["--set", "gamma=0"], "gamma must be positive and finite, got 0"),
+        (["--set", "floor=-1"], "floor must be positive and finite, got -1"),
+        (["--set", "tau=1"], "unknown option of dxmi 'tau'"),
+        (["--set", "iterations=3"], "iterations of dxmi is the option --rounds, got it by --set"),
+        (["--reward", "linear:1,0"], "reward is of methods that seek a reward, got it with method 'dxmi'"),
+        (["--data", "digits"], "data must be of the core's shape [2], got [1, 8, 8]"),
+        (["--dtype", "float16"], "unknown dtype 'float16'"),
         (["--paths", "10"], "paths is of methods that seek a reward"),
-        (["--set", "gamma=0"], "gamma must be positive"),
         (["--set", "gama=1"], "did you mean 'gamma'"),
-        (["--set", "batch=3"], "batch of dxmi is the option --chains"),
         (["--set", "velocity=own"], "unknown velocity"),
-        (["--steps", "0"], "steps must be an integer of at least 1"),
-        (["--data", "digits"], "data must be of the core's shape"),
-        (["--checkpoint", "nowhere"], "give a checkpoint or a world"),
+        (["--checkpoint", "net"], "give a checkpoint or a world"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line_before_any_work(more: list[str], words: str, capsys) -> None:
-    assert status([*PLANE, *more]) == USAGE
-    assert words in capsys.readouterr().err
-    assert not Path("runs").exists()
+def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str], message: str, capsys) -> None:
+    assert status([*PLANE, "--chains", "8", "--rounds", "1", *arguments]) == USAGE
+    said = capsys.readouterr()
+    assert message in " ".join(said.err.split())
+    assert said.err.count("\n") == 1 and said.out == ""
+    assert not Path("runs").exists(), "found out after a file was made"
 
 
 def test_data_for_another_method_are_refused(capsys) -> None:

@@ -104,3 +104,24 @@ def test_where_no_table_can_be_given_the_rule_is_none() -> None:
     core = ud.Diffusion(ud.Schedule.cosine(), network)
     with pytest.raises(ValueError, match="unknown variance 'given'"):
         ud.HierarchicalVAE(core, variance="given")
+
+
+def test_a_table_that_changes_is_the_one_that_is_read_on_another_device_too() -> None:
+    table = TABLE.clone()
+    chain, like = CORE.chain(GRID, "given", log_var=table), torch.empty(0, device="meta")
+    assert chain.beside(like).table is chain.beside(like).table  # what does not change is copied once
+    assert chain.beside(like).given is not chain.beside(like).given
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dtype": torch.float16}, ValueError, "dtype must be torch.float32 or torch.float64, got torch.float16"),
+        ({"dtype": "float32"}, ValueError, "dtype must be torch.float32 or torch.float64, got 'float32'"),
+        ({"device": "tpu"}, ValueError, "device must be cpu, cuda or cuda:N"),
+        ({"generator": 3}, TypeError, "generator must be a Generator, got 3"),
+    ],
+)
+def test_draws_are_refused_by_name(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        CORE.chain(GRID).sample(3, **options)

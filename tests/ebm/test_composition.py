@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import unidiff as ud
+from unidiff.core import networks
 from unidiff.ebm import annealed, given, mixture, negation, product
 from unidiff.mcmc import HMC, MALA, ULA
 from unidiff.train.metrics import directions, sliced_wasserstein
@@ -151,6 +152,17 @@ def test_classes_of_one_core_are_composed() -> None:
     torch.testing.assert_close(guided.score(X, 0.3), model.score(X, 0.3, labels, 2.5), rtol=1e-9, atol=1e-9)
     with torch.inference_mode():
         torch.testing.assert_close(both.score(X.clone(), 0.3), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_classs_label_is_where_its_core_is() -> None:
+    # A label on the host would be waited for at every step, and could not be captured.
+    network = networks.MLP(2, 8, 1, num_classes=3, outputs=1)
+    core = ud.Diffusion(SCHEDULE, ud.Denoiser(networks.GradientField(network), (2,), num_classes=3))
+    law = given(ud.EnergyModel(core.to("meta")), torch.tensor(1))
+    assert law.condition.device.type == "meta"
+    moved = given(ud.EnergyModel(copy.deepcopy(core)), torch.tensor(1)).to_empty(device="cpu")
+    assert moved.condition.device.type == "cpu"
+    assert "condition" not in law.state_dict()
 
 
 # -- sampling ------------------------------------------------------------------------------------------------------

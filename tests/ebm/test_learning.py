@@ -147,6 +147,8 @@ def test_options_out_of_range_are_refused(make, error, message) -> None:
 def test_models_of_another_kind_are_refused() -> None:
     plain, timed = model(Quadratic(2), 2), model(Quadratic(2), 2, schedule=ud.Schedule.cosine())
     core = EnergyModel.of(ud.Diffusion(ud.Schedule.cosine(math.inf, -math.inf), ud.worlds.OracleDenoiser(PLANE)))
+    many = ud.worlds.library.mixture_2d().given(torch.tensor([0, 1, 2, 0]))
+    cloud = ud.worlds.PointCloud(PLANE.sample(3, seeded()))
     for method, own, message in (
         (ContrastiveDivergence(t=0.3), plain, "t must be left out for an energy without a schedule, got t = 0.3"),
         (ContrastiveDivergence(), timed, "t must be given for one with a schedule, got t = None"),
@@ -155,6 +157,9 @@ def test_models_of_another_kind_are_refused() -> None:
         (DenoisingScoreMatching(), plain, "model must be an energy with a schedule for levels of noise; give sigma"),
         (NoiseContrastive(PLANE), timed, "model must be an energy without a schedule for nce"),
         (NoiseContrastive(LINE), plain, r"noise must have the model's event shape \[2\], got \[1\]"),
+        (NoiseContrastive(many), plain, "noise must be one law, got a batch of 4"),
+        (NoiseContrastive(cloud), plain, "a data set without noise has no density"),
+        (PersistentCD(start=many), plain, "start must be one law, got a batch of 4"),
         (RatioChain(), plain, "model must be an energy with a schedule for ratio-chain"),
         (RecoveryLikelihood(), plain, "model must be an energy with a schedule for recovery"),
         (RecoveryLikelihood((0.2, 1.0)), core, "times must have alpha > 0, where x_t still knows of x_s"),
@@ -185,6 +190,12 @@ def test_data_of_another_kind_are_refused(x, options, error, message) -> None:
         learner.loss(x, **options)
     with pytest.raises(ValueError, match="capacity must be at least the batch's 5, got 4"):
         PersistentCD(capacity=4).learner(model(Quadratic(2), 2)).loss(torch.zeros(5, 2, dtype=torch.float64))
+    plain = PersistentCD(1).learner(EnergyModel(lambda x: x.square().sum(1), (2,)))
+    plain.loss(torch.zeros(3, 2), seeded())
+    with pytest.raises(
+        ValueError, match="x must be torch.float32 on cpu, as the chains in the buffer, got torch.float64"
+    ):
+        plain.loss(torch.zeros(3, 2, dtype=torch.float64), seeded())
 
 
 def test_energies_that_are_not_finite_are_counted() -> None:

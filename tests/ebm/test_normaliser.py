@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 import unidiff as ud
-from unidiff.ebm import EffectiveSizeWarning, annealed_importance, log_z_rate, normaliser_flow, product
+from unidiff.core.weights import tail_index
+from unidiff.ebm import EffectiveSizeWarning, GridValue, annealed_importance, log_z_rate, normaliser_flow, product
 from unidiff.mcmc import HMC, MALA, ULA
-from unidiff.worlds import Gaussian, OracleDenoiser, World, library
+from unidiff.worlds import Gaussian, OracleDenoiser, PointCloud, World, library
 
 SCHEDULE = ud.Schedule.cosine()
+ENDLESS = ud.Schedule.from_betas(torch.linspace(1e-4, 0.2, 20, dtype=torch.float64))  # λ_0 = ∞
 WORLD = library.mixture_2d()
 TAU, CONSTANT = 0.5, 2.0
 
@@ -88,6 +91,32 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
     assert sum(float(r.low) < -CONSTANT / TAU < float(r.high) for r in runs) >= 46
     spread = torch.stack([r.log_z for r in runs]).std()
     assert 0.6 < float(spread) / float(torch.stack([r.standard_error for r in runs]).mean()) < 1.6
+
+
+def test_weights_whose_variance_may_be_infinite_are_not_believed() -> None:
+    # From N(0, 1) to N(0, 25 I) in few steps: many chains seem to count, and every interval would miss by nats.
+    wide = ud.EnergyModel(lambda x: 0.5 * x.square().sum(1) / 25, (2,))
+    known = math.log(2 * math.pi * 25)
+    runs = []
+    for k in range(8):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EffectiveSizeWarning)
+            runs.append(annealed_importance(wide, 4000, levels=6, generator=seeded(k), dtype=torch.float64))
+    assert sum(float(r.ess) >= 100 for r in runs) >= 3
+    assert not [r for r in runs if r.believed and not float(r.low) < known < float(r.high)]
+    assert all(r.tail > 0.5 for r in runs)
+    with pytest.warns(EffectiveSizeWarning, match=r"heavy tail.*index 0\.\d+, at or above 0.5"):
+        annealed_importance(wide, 4000, levels=6, generator=seeded(1), dtype=torch.float64)
+    near = ud.EnergyModel(lambda x: 0.5 * x.square().sum(1) / 1.44, (2,))
+    assert annealed_importance(near, 1000, levels=6, generator=seeded(), dtype=torch.float64).believed
+
+
+def test_the_tails_index_is_a_powers() -> None:
+    # Weights u^{−ξ}, u even in (0, 1), have the tail index ξ.
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    for index in (0.2, 0.5, 1.0):
+        assert abs(float(tail_index(-index * u.log())) - index) < 0.02 * index
+    assert float(tail_index(torch.zeros(50, dtype=torch.float64))) == 0.0
 
 
 def test_what_rests_on_few_chains_is_not_believed() -> None:
@@ -195,6 +224,32 @@ GRID = torch.linspace(0.1, 1.0, 3, dtype=torch.float64)
             FloatingPointError,
             "log-weights must be finite, got NaN or infinity in 10 of 10 chains",
         ),
+        (
+            lambda: AIS(ud.EnergyModel(lambda x, t: x.square().sum(1), (2,), schedule=ENDLESS), 10, t=0.0),
+            ValueError,
+            "t must be a time with noise for path 'noise', whose levels are even in log-SNR; take path 'geometric'",
+        ),
+        (
+            lambda: AIS(untimed(), 10, start=PointCloud(WORLD.sample(3, seeded()))),
+            ValueError,
+            "a data set without noise has no density",
+        ),
+        (
+            lambda: normaliser_flow(timed(), GRID, 5, world=WORLD.given(torch.tensor([0, 1]))),
+            ValueError,
+            "world must be one law",
+        ),
+        (
+            lambda: log_z_rate(
+                ud.EnergyModel(
+                    GridValue(lambda: torch.nn.Linear(2, 1), ud.TimeGrid.uniform(4)), (2,), schedule=SCHEDULE
+                ),
+                WORLD.sample(3, seeded()).float(),
+                1.0,
+            ),
+            ValueError,
+            "t must ask for no gradient: a GridValue is known at its grid's times alone",
+        ),
         (lambda: normaliser_flow(untimed(), GRID, 10), ValueError, "model must have time for its normaliser to move"),
         (lambda: log_z_rate(untimed(), GRID[:, None], 0.3), ValueError, "model must have time for its normaliser"),
         (lambda: normaliser_flow(timed(), GRID.flip(0), 10), ValueError, "times must be two or more, each after the"),
@@ -209,7 +264,7 @@ GRID = torch.linspace(0.1, 1.0, 3, dtype=torch.float64)
         (
             lambda: normaliser_flow(timed(), GRID, 5, world=library.gaussian()),
             ValueError,
-            r"world must have the model's shape \[2\]",
+            r"world must be one law and have the model's shape \[2\]",
         ),
     ],
 )

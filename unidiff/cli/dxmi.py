@@ -22,6 +22,7 @@ _SHARED = {"rounds": "iterations", "chains": "batch", "seed": "seed", "log_every
 """Options of every method by what DxMI calls them."""
 _UNUSED = ("reward", "classifier", "preferences", "beta", "rank", "epochs", "rows", "accumulate", "lr", "value_lr",
            "weight_decay", "ema", "condition", "paths", "guidance")  # fmt: skip
+_VARIANCES = ("posterior", "prior")
 _WAVES = (1.0, 2.0, 4.0)
 _PLANE, _SHOWN = 2, 2048
 
@@ -30,7 +31,7 @@ def run(options: Any, arguments: Sequence[str]) -> int:
     """The command; returns the exit status."""
     options = dataclasses.replace(options, out=str(options.out or _home(options)))
     if options.resume:
-        options = finetune.as_it_was(options, arguments)
+        options = _as_it_was(options, arguments)
     config = _check(options, arguments)
     import torch
 
@@ -71,6 +72,7 @@ def _check(options: Any, arguments: Sequence[str]) -> Any:
     for name in _UNUSED:
         if given(arguments, name):
             raise ValueError(f"{name} is of methods that seek a reward, got it with method 'dxmi'")
+    check_name("variance", options.variance, _VARIANCES)
     check_name("dtype", options.dtype, DTYPES)
     check_device(options.device)
     for name in ("width", "depth", "steps"):
@@ -81,7 +83,7 @@ def _check(options: Any, arguments: Sequence[str]) -> Any:
             spelt = next((theirs for theirs, ours in _SHARED.items() if ours == name), name)
             raise ValueError(f"{name} of dxmi is the option --{spelt.replace('_', '-')}, got it by --set")
     asked: dict[str, Any] = {
-        ours: getattr(options, theirs) for theirs, ours in _SHARED.items() if given(arguments, theirs)
+        ours: getattr(options, theirs) for theirs, ours in _SHARED.items() if options.resume or given(arguments, theirs)
     }
     folder = check_folder("out", Path(options.out))
     there = (folder / "checkpoint.safetensors").exists()
@@ -89,6 +91,22 @@ def _check(options: Any, arguments: Sequence[str]) -> Any:
         raise ValueError(f"out must be a new folder, or give --resume: {folder} holds a checkpoint already")
     whole: dict[str, Any] = own | asked | {"out": str(folder)}
     return DxMIConfig(**whole)
+
+
+def _as_it_was(options: Any, arguments: Sequence[str]) -> Any:
+    """The options of the run in the folder, those of its configuration too. Raises ValueError for what cannot change."""
+    from unidiff.train import checkpoint
+    from unidiff.train.dxmi_state import CHANGEABLE
+
+    options = finetune.as_it_was(options, arguments)
+    config = checkpoint.read(Path(options.out)).about.get("dxmi") or {}
+    kept = {theirs: config[ours] for theirs, ours in _SHARED.items() if ours in config}
+    for theirs, before in kept.items():
+        wanted = getattr(options, theirs)
+        if given(arguments, theirs) and theirs not in CHANGEABLE and wanted != before:
+            raise ValueError(f"{theirs} cannot change on resume: the run has {before!r}, got {wanted!r}")
+    changes = {name: value for name, value in kept.items() if not given(arguments, name)}
+    return dataclasses.replace(options, **changes)
 
 
 def _home(options: Any) -> str:
@@ -118,8 +136,7 @@ def _parts(options: Any, dtype: Any) -> tuple[Any, Any, Any]:
         TimeGrid.uniform(options.steps, options.first) if options.grid == "uniform" else
         TimeGrid.heard(options.steps, core.schedule)
     )  # fmt: skip
-    variance = options.variance if options.variance != "learned" else "posterior"
-    return core.requires_grad_(True).chain(grid, variance), value, data
+    return core.requires_grad_(True).chain(grid, options.variance), value, data
 
 
 def _data(options: Any, core: Any, dtype: Any) -> Any:

@@ -25,7 +25,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_floating, check_name, right_expand
+from unidiff.core.boundary import (
+    check_count,
+    check_device,
+    check_dtype,
+    check_floating,
+    check_generator,
+    check_name,
+    check_type,
+    right_expand,
+)
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.grid import TimeGrid
@@ -119,14 +128,19 @@ class ReverseChain:
     def beside(self, like: Tensor) -> ReverseChain:
         """The same chain with its columns, still float64, on ``like``'s device: there steps are looked up unasked.
 
-        Copied once for each device, so that a graph of what asks for them can be captured.
+        Copied once for each device, so that a graph of what asks for them can be captured; a given table that lies elsewhere
+        is copied each time, as it stands.
         """
         device = like.device
         if self.levels.log_snr.device == device:
             return self
         if device not in self._beside:
             self._beside[device] = self._copied(device)
-        return self._beside[device]
+        there = self._beside[device]
+        if self.given is not None and self.given.device != device:
+            there = copy.copy(there)
+            there.given = self.given.to(device)
+        return there
 
     def _copied(self, device: torch.device) -> ReverseChain:
         there, levels = copy.copy(self), self.levels
@@ -172,10 +186,15 @@ class ReverseChain:
             guidance: classifier-free guidance weight.
 
         Raises:
-            ValueError: n below 1; dtype, condition or guidance that the core does not take.
+            TypeError: a generator of another kind.
+            ValueError: n below 1; a device that is not there; dtype, condition or guidance that the core does not take.
             FloatingPointError: a walk that ends in values that are not finite.
         """
-        place = self.core.home(generator) if device is None else torch.device(device)
+        check_dtype(dtype)
+        if generator is not None:
+            check_type("generator", generator, torch.Generator)
+        place = self.core.home(generator) if device is None else check_device(device)
+        check_generator(generator, place)
         x = self.core.prior(check_count("n", n), generator, like=torch.empty(0, dtype=dtype, device=place))
         condition = self.core.check_arguments("x", x, condition, guidance)
         there = self.beside(x)

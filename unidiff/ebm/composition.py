@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from unidiff.core.boundary import as_sequence, check_condition, check_finite, check_positive
+from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
-from unidiff.ebm.model import EnergyModel
+from unidiff.ebm.model import EnergyModel, check_one_schedule
 
 Weights = Sequence[float] | Tensor | None
 
@@ -169,13 +170,25 @@ class Given(Composite):
         guidance: the weight.
     """
 
+    condition: Tensor
+
     def __init__(self, model: EnergyModel, condition: Tensor, guidance: float) -> None:
         super().__init__((model,))
         if isinstance(condition, Tensor) and condition.ndim:
             raise ValueError(f"condition must be one label, of shape [], got {list(condition.shape)}")
         classes = getattr(getattr(model.source, "denoiser", None), "num_classes", None)
         check_condition(condition, guidance, 1, classes)
-        self.condition, self.guidance = condition, guidance
+        core = model.source
+        place = core.home() if isinstance(core, Diffusion) else condition.device
+        self.register_buffer("condition", condition.to(place), persistent=False)
+        self.guidance = guidance
+
+    def check_law(
+        self, x: Tensor, level: NoiseLevel | None, condition: Tensor | None, guidance: float
+    ) -> Tensor | None:
+        """As :meth:`EnergyModel.check_law`; the label goes to where ``x`` is, once, for the loops that follow."""
+        self.condition = self.condition.to(x.device)
+        return super().check_law(x, level, condition, guidance)
 
     def at(self, x: Tensor, level: NoiseLevel | None, condition: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """E/τ of the class, ``[B]``; arguments are trusted."""
@@ -210,21 +223,5 @@ def _one_space(models: Sequence[EnergyModel]) -> tuple[tuple[int, ...], Schedule
         if (other.schedule is None) != (first.schedule is None):
             raise ValueError("models must all have a schedule, or none of them, got energies with and without time")
         if first.schedule is not None and other.schedule is not None:
-            _check_one_schedule(first.schedule, other.schedule)
+            check_one_schedule("models must have one schedule", first.schedule, other.schedule)
     return first.event_shape, first.schedule
-
-
-def _check_one_schedule(one: Schedule, other: Schedule) -> None:
-    """Refuse two that say other levels of the same times: what is composed is laws at one noise."""
-    if one is other:
-        return
-    times = torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1]
-    for what in ("log_snr", "alpha"):
-        a, b = (getattr(schedule, what)(times).detach().cpu() for schedule in (one, other))
-        apart = (a - b).abs() > 1e-9 * (1 + a.abs())
-        if bool(apart.any()):
-            k = int(apart.to(torch.uint8).argmax())
-            raise ValueError(
-                f"models must have one schedule, got {what} = {float(a[k]):.6g} and {float(b[k]):.6g} at t = "
-                f"{float(times[k]):.4g} ({one.kind}, {other.kind})"
-            )

@@ -11,7 +11,6 @@ without time is asked of the denoised state, E(x̂_0(x_t)), and its slope is pul
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from unidiff.core.boundary import check_real, check_type, right_expand
@@ -19,7 +18,7 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.networks.gradient import descent
 from unidiff.core.prediction import Prediction
-from unidiff.ebm.model import EnergyModel
+from unidiff.ebm.model import EnergyModel, check_one_schedule
 
 
 def guided(core: Diffusion, model: EnergyModel, weight: float = 1.0) -> Diffusion:
@@ -34,7 +33,8 @@ def guided(core: Diffusion, model: EnergyModel, weight: float = 1.0) -> Diffusio
         TypeError: no core, no energy.
         ValueError: another event shape or schedule; a weight that is not finite.
     """
-    return Diffusion(core.schedule, EnergyGuided(core, model, weight))
+    denoiser = EnergyGuided(core, model, weight)
+    return Diffusion(core.schedule, denoiser)
 
 
 class EnergyGuided(nn.Module):
@@ -49,10 +49,7 @@ class EnergyGuided(nn.Module):
         if model.event_shape != core.event_shape:
             raise ValueError(f"model must be of states {list(core.event_shape)}, got {list(model.event_shape)}")
         if model.schedule is not None:
-            times = torch.linspace(0, 1, 17, dtype=torch.float64)
-            own, theirs = core.schedule.log_snr(times), model.schedule.log_snr(times)
-            if not torch.equal(own, theirs):
-                raise ValueError("model must have the core's schedule, or no time: its log-SNRs are others")
+            check_one_schedule("model must have the core's schedule, or no time", core.schedule, model.schedule)
         self.core, self.model, self.weight = core, model, weight
 
     @property

@@ -14,9 +14,10 @@ t_1 is 1, or the time of a log-SNR of −6 where that is earlier.
 
 Step sizes are found on other chains (``pilot``), so that they are constants to the ones that are weighed; found on those
 themselves they would bias Ẑ. Its error: se(log Ẑ)² = (n/ESS − 1)/(n − 1), of the first order in the weights' spread. It is
-believed where ESS ≥ 100; elsewhere there is no interval, ``believed`` is false and a warning says so. A mode that no chain
-met leaves no trace in the weights: that Ẑ is too small then is seen by nothing here. A floor holds always: P(Ẑ > Z/δ) ≤ δ
-by Markov, so that log Z ≥ log Ẑ + log δ with probability 1 − δ.
+believed where ESS ≥ 100 and the weights' tail has an index below ½, so that their variance is finite
+(:mod:`unidiff.core.weights`); elsewhere there is no interval, ``believed`` is false and a warning says so. A mode that no
+chain met leaves no trace in the weights: that Ẑ is too small then is seen by nothing here. A floor holds always:
+P(Ẑ > Z/δ) ≤ δ by Markov, so that log Z ≥ log Ẑ + log δ with probability 1 − δ.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from unidiff.core.boundary import (
 )
 from unidiff.core.gaussian import Gaussian as Normal
 from unidiff.core.places import LOG_SNR
-from unidiff.core.weights import effective_size, log_mean_exp
+from unidiff.core.weights import effective_size, log_mean_exp, tail_index
 from unidiff.ebm.annealed import OnLevel, check_kernel, check_model, run, scale_at
 from unidiff.ebm.model import EnergyModel
 from unidiff.mcmc import HMC, Kernel, Target
@@ -50,11 +51,12 @@ from unidiff.worlds.world import World
 
 PATHS = ("geometric", "noise")
 ESS_LEAST = 100.0
+TAIL_MOST = 0.5
 Potential = Callable[[Tensor], Tensor]
 
 
 class EffectiveSizeWarning(UserWarning):
-    """An estimate that rests on too few of its draws to be believed."""
+    """An estimate that rests on too few of its draws, or on weights of too heavy a tail, to be believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,8 @@ class AnnealedImportance:
         low, high: the interval of log Z at ``level``, ``[]``; −∞ and ∞ where it is not believed.
         floor: a lower bound of log Z at ``level``, whatever the weights, ``[]``.
         ess: the effective number of the chains, 1 … n, ``[]``.
-        believed: whether there are enough of them.
+        tail: the tail index of the weights; at ½ or above their variance may be infinite, and ``ess`` of no meaning.
+        believed: whether there are enough chains, and no heavy tail.
         level: of the interval and of the floor.
         log_weights: ``[n]``, float64.
         x: the chains, ``[n, *E]``: with their weights, draws of the law.
@@ -81,6 +84,7 @@ class AnnealedImportance:
     high: Tensor
     floor: Tensor
     ess: Tensor
+    tail: float
     believed: bool
     level: float
     log_weights: Tensor = field(repr=False)
@@ -132,12 +136,12 @@ def annealed_importance(
 
     Raises:
         TypeError: a model that is no EnergyModel, a start that is neither, a kernel that rejects nothing.
-        ValueError: a time where there is none or none where there is, an unknown path, or ``"noise"`` without time; counts,
-            level or start out of range; a world of another shape.
+        ValueError: a time where there is none or none where there is, an unknown path, or ``"noise"`` without time or to a
+            time without noise; counts, level or start out of range; a world of another shape, or without a density.
         FloatingPointError: log-weights that are not finite.
 
     Warns:
-        EffectiveSizeWarning: fewer than 100 effective chains.
+        EffectiveSizeWarning: fewer than 100 effective chains, or weights of a tail index of ½ or more.
     """
     check_model(model)
     check_count("n", n, 2)
@@ -182,17 +186,22 @@ def _judged(
         raise FloatingPointError(f"log-weights must be finite, got NaN or infinity in {bad} of {log_w.numel()} chains")
     n, log_z, ess = log_w.numel(), log_mean_exp(log_w), effective_size(log_w)
     error = ((n / ess - 1).clamp(min=0) / (n - 1)).sqrt()
-    believed = bool(ess >= ESS_LEAST)
+    tail = float(tail_index(log_w))
+    enough = bool(ess >= ESS_LEAST)
+    believed = enough and tail < TAIL_MOST
     reach = NormalDist().inv_cdf(0.5 * (1 + level)) * error if believed else torch.full_like(error, math.inf)
     if not believed:
+        why = f"{float(ess):.3g} effective chains of {n}, fewer than {ESS_LEAST:g}"
+        if enough:
+            why = f"weights of a heavy tail, of index {tail:.2f}, at or above {TAIL_MOST:g}"
         warnings.warn(
-            f"log Z = {float(log_z):.4g} rests on {float(ess):.3g} effective chains of {n}, fewer than {ESS_LEAST:g}: it is "
-            "not to be believed, and no interval is stated; take more levels, steps or chains, or a start nearer to the law",
+            f"log Z = {float(log_z):.4g} rests on {why}: it is not to be believed, and no interval is stated; take more "
+            "levels, steps or chains, or a start nearer to the law and wider than it",
             EffectiveSizeWarning,
             stacklevel=caller_depth(),
         )
     return AnnealedImportance(
-        log_z, error, log_z - reach, log_z + reach, log_z + math.log1p(-level), ess, believed, level, log_w, x,
+        log_z, error, log_z - reach, log_z + reach, log_z + math.log1p(-level), ess, tail, believed, level, log_w, x,
         acceptance, model, t,
     )  # fmt: skip
 
@@ -228,6 +237,7 @@ def _start(
         if tuple(start.event_shape) != model.event_shape or start.batch is not None:
             raise ValueError(f"start must be one law of the model's shape {list(model.event_shape)}, got {start!r}")
         world = start.to(like.dtype, like.device)
+        world.log_prob(torch.zeros_like(like))
         return (lambda n: world.sample(n, generator)), (lambda x: world.log_prob(x, check=False))
     log_var = 2 * math.log(check_positive("start", start))
 
@@ -251,6 +261,11 @@ def _times(
     if path == "geometric":
         return None, scale_at(schedule, t)
     first, last = schedule.log_snr(torch.tensor([1.0, t], dtype=torch.float64)).detach().tolist()
+    if not math.isfinite(last):
+        raise ValueError(
+            "t must be a time with noise for path 'noise', whose levels are even in log-SNR; take path 'geometric', or a "
+            f"time of finite log-SNR, got t = {t}"
+        )
     # Below the usual lowest level there is nothing but noise, and steps there are wasted.
     at = torch.linspace(max(first, min(LOG_SNR[0], last - 1.0)), last, levels, dtype=torch.float64)
     times = [*schedule.time(at).detach().tolist()[:-1], float(t)]

@@ -280,3 +280,19 @@ def _check_energy(core: Diffusion) -> None:
             "core must have an energy: the score of an ordinary network is no gradient. Build its Denoiser around "
             f"networks.GradientField(network), got a {type(network).__name__}"
         )
+
+
+def check_one_schedule(wanted: str, one: Schedule, other: Schedule) -> None:
+    """Refuse two that say other levels of the same times: laws are met at one noise. Raises ValueError, ``wanted`` first."""
+    if one is other:
+        return
+    times = torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1]
+    for what in ("log_snr", "alpha"):
+        a, b = (getattr(schedule, what)(times).detach().cpu() for schedule in (one, other))
+        apart = (a - b).abs() > 1e-9 * (1 + a.abs())
+        if bool(apart.any()):
+            k = int(apart.to(torch.uint8).argmax())
+            raise ValueError(
+                f"{wanted}, got {what} = {float(a[k]):.6g} and {float(b[k]):.6g} at t = "
+                f"{float(times[k]):.4g} ({one.kind}, {other.kind})"
+            )

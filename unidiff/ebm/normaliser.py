@@ -108,8 +108,8 @@ def normaliser_flow(
     check_progress("on_level", on_level)
     check_dtype(dtype)
     kernel = check_kernel(kernel, MALA(0.1))
-    if world is not None and tuple(world.event_shape) != model.event_shape:
-        raise ValueError(f"world must have the model's shape {list(model.event_shape)}, got {world!r}")
+    if world is not None and (tuple(world.event_shape) != model.event_shape or world.batch is not None):
+        raise ValueError(f"world must be one law and have the model's shape {list(model.event_shape)}, got {world!r}")
     x = begin(model, n, None, scale_at(model.schedule, times[-1]), generator, dtype, device)
     rates = []
     for done, t in enumerate(times.flip(0)):

@@ -42,8 +42,9 @@ class DxMITrainer:
     """Trains a chain's core and variances, and an energy that is its value, by maximum-entropy inverse RL.
 
     Args:
-        chain: where the policy starts: its core is trained in place, its variances become a table of their own. If the
-            value is the energy of this very core, there is no policy network: the chain steps along the value's gradient.
+        chain: where the policy starts: its core is trained in place and in evaluation mode (no dropout), as the value is;
+            its variances become a table of their own. If the value is the energy of this very core, there is no policy
+            network: the chain steps along the value's gradient.
         value: energy and value, trained in place: :meth:`unidiff.EnergyModel.of` an energy-parameterised core, or an energy
             that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`).
         data: ``[n, *E]``, or a world, of which 2¹⁷ are drawn.

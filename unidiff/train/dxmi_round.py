@@ -57,13 +57,16 @@ class Round:
     def __init__(
         self, chain: ReverseChain, model: EnergyModel, data: Tensor, config: DxMIConfig, generator: torch.Generator
     ) -> None:
-        self.model, self.data, self.config, self.generator = model, data, config, generator
+        # A step is asked for more than once, and must be one law: no layer may draw by itself.
+        chain.core.eval()
+        self.model, self.data, self.config, self.generator = model.eval(), data, config, generator
         self.least = 2 * math.log(config.floor)
         self.policy = StepPolicy(chain, first_log_var(chain, self.least)).to(data.device)
         self.chain = self.policy.chain().beside(data)
         self.law = AuxiliaryLaw(chain).to(data.device)
         self.shared = model.source is chain.core
-        self._log_prior_var = torch.tensor(2 * math.log(float(chain.core.schedule.prior_std)), device=data.device)
+        # Asked once: that of a VE schedule may wait for a GPU.
+        self._prior_std = float(chain.core.schedule.prior_std)
         self.lagged = copy.deepcopy(model).requires_grad_(False)
         self.mean_model = copy.deepcopy(model).requires_grad_(False)
         self.mean_policy = copy.deepcopy(self.policy).requires_grad_(False)
@@ -190,7 +193,8 @@ class Round:
         """The weights of the walks that were made, whose steps have the laws ``step``."""
         earlier = states[:-1].flatten(0, 1)
         ratio = -self.law.cost(earlier, later, k) - step.log_prob(earlier)
-        start = Gaussian(torch.zeros_like(states[-1]), self._log_prior_var.to(states))
+        wide = torch.full_like(states[-1], 2 * math.log(self._prior_std))
+        start = Gaussian(torch.zeros_like(states[-1]), wide)
         total = ratio.reshape(states.shape[0] - 1, -1).sum(0) - start.log_prob(states[-1])
         return path_weights(value, total, states[0])
 
@@ -247,8 +251,7 @@ class Round:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _prior(self) -> Tensor:
-        noise = self._normal(self.data.new_empty(self.config.batch, *self.data.shape[1:]))
-        return (0.5 * self._log_prior_var).exp().to(noise) * noise
+        return self._prior_std * self._normal(self.data.new_empty(self.config.batch, *self.data.shape[1:]))
 
     @torch.no_grad()
     def _average(self) -> None:

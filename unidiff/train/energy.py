@@ -37,7 +37,7 @@ class EnergyTrainer:
     """Learns an energy from data by a method.
 
     Args:
-        model: what is trained, in place; its parameters say dtype and device.
+        model: what is trained, in place and in evaluation mode (no dropout); its parameters say dtype and device.
         data: a :class:`~unidiff.train.Dataset`, or data ``[N, *E]``; labels are not used.
         method: which way.
         config: the run's options.
@@ -79,7 +79,8 @@ class EnergyTrainer:
             raise ValueError(
                 "model must have parameters to train: make its source an nn.Module, or a core with a network"
             )
-        self.model, self.method, self.clock = model, method, clock
+        # An energy is a function: a layer that draws would be another law at each step of a chain.
+        self.model, self.method, self.clock = model.eval(), method, clock
         self.device = first.device
         self.data = data.to(first.dtype, self.device)
         self.learner = method.learner(model)
@@ -136,7 +137,6 @@ class EnergyTrainer:
                 how many; the last checkpoint stays as it is.
             KeyboardInterrupt: Ctrl-C, once the step is whole and, with ``out``, saved.
         """
-        self.model.train()
         played(self, "on_log", on_log)
         return self.averaged
 

@@ -50,8 +50,10 @@ class GridValue(nn.Module):
         """V at ``x`` ``[B, *E]`` and times t ``[B]``, ``[B]``.
 
         Raises:
-            ValueError: a time that is not the grid's (to float32's rounding).
+            ValueError: a time that is not the grid's (to float32's rounding), or one whose gradient is asked for.
         """
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError("t must ask for no gradient: a GridValue is known at its grid's times alone")
         away = (t.to(self.times)[:, None] - self.times).abs()
         least, place = away.min(1)
         if bool((least > 1e-6).any()):

@@ -23,7 +23,7 @@ from torch import Tensor
 from unidiff.core.boundary import check_count, check_not_negative, check_share, check_time, check_type, right_expand
 from unidiff.core.level import NoiseLevel
 from unidiff.ebm.learning.chains import ShortRun
-from unidiff.ebm.learning.method import EnergyLearner, EnergyMethod, check_energies, known_levels
+from unidiff.ebm.learning.method import EnergyLearner, EnergyMethod, check_energies, check_one_law, known_levels
 from unidiff.ebm.model import EnergyModel
 from unidiff.mcmc import ULA, Kernel
 from unidiff.worlds.world import World
@@ -110,7 +110,7 @@ class PersistentCD(ContrastiveDivergence):
             check_type("start", self.start, World)
 
     def learner(self, model: EnergyModel) -> PersistentLearner:
-        """What runs. Raises as for CD, and ValueError for starts of another shape than the model's."""
+        """What runs. Raises as for CD, and ValueError for starts of another shape than the model's, or of many laws."""
         return PersistentLearner(model, self)
 
 
@@ -166,9 +166,8 @@ class PersistentLearner(ContrastiveLearner):
 
     def __init__(self, model: EnergyModel, method: PersistentCD) -> None:
         super().__init__(model, method)
-        if method.start is not None and tuple(method.start.event_shape) != model.event_shape:
-            expected, got = list(model.event_shape), list(method.start.event_shape)
-            raise ValueError(f"start must have the model's event shape {expected}, got {got}")
+        if method.start is not None:
+            check_one_law("start", method.start, model)
         self.buffer: Tensor | None = None
 
     def _walk(self, x: Tensor, generator: torch.Generator | None, context: tuple[Tensor, ...]) -> Tensor:
@@ -177,6 +176,11 @@ class PersistentLearner(ContrastiveLearner):
             raise ValueError(f"capacity must be at least the batch's {n}, got {capacity}")
         if self.buffer is None:
             self.buffer = self._starts(capacity, generator, x)
+        if self.buffer.dtype != x.dtype or self.buffer.device != x.device:
+            raise ValueError(
+                f"x must be {self.buffer.dtype} on {self.buffer.device}, as the chains in the buffer, got {x.dtype} on "
+                f"{x.device}"
+            )
         taken = torch.randperm(capacity, generator=generator, device=x.device)[:n]
         chains = self.buffer[taken]
         if self.method.restart:

@@ -19,6 +19,7 @@ from unidiff.core.boundary import check_generator, check_share, check_state, che
 from unidiff.core.level import NoiseLevel
 from unidiff.core.schedule import Schedule
 from unidiff.ebm.model import EnergyModel
+from unidiff.worlds.world import World
 
 
 class EnergyLearner(ABC):
@@ -109,6 +110,15 @@ def check_energies(**energies: Tensor) -> None:
     if any(bad.values()):
         told = ", ".join(f"{bad[name]} of {v.numel()} {name}" for name, v in energies.items())
         raise FloatingPointError(f"energies must be finite, got NaN or infinity at {told}")
+
+
+def check_one_law(argument: str, world: World, model: EnergyModel) -> None:
+    """Refuse draws of another shape than the model's, or of many laws at once. Raises ValueError."""
+    if tuple(world.event_shape) != model.event_shape:
+        expected, got = list(model.event_shape), list(world.event_shape)
+        raise ValueError(f"{argument} must have the model's event shape {expected}, got {got}")
+    if world.batch is not None:
+        raise ValueError(f"{argument} must be one law, got a batch of {world.batch}")
 
 
 def check_timeless(method: str, model: EnergyModel) -> None:

@@ -27,6 +27,7 @@ from unidiff.ebm.learning.method import (
     EnergyLearner,
     EnergyMethod,
     check_energies,
+    check_one_law,
     check_timed,
     check_timeless,
     check_times_told,
@@ -71,7 +72,12 @@ class NoiseContrastive(EnergyMethod):
         check_flag("constant", self.constant)
 
     def learner(self, model: EnergyModel) -> NoiseContrastiveLearner:
-        """What runs. Raises ValueError for an energy with a schedule, or a noise of another shape than the model's."""
+        """What runs.
+
+        Raises:
+            ValueError: an energy with a schedule; a noise of another shape than the model's, of many laws, or without a
+                density (a cloud of points).
+        """
         return NoiseContrastiveLearner(model, self)
 
 
@@ -83,9 +89,8 @@ class NoiseContrastiveLearner(EnergyLearner):
     def __init__(self, model: EnergyModel, method: NoiseContrastive) -> None:
         super().__init__(model)
         check_timeless(method.name, model)
-        if tuple(method.noise.event_shape) != model.event_shape:
-            expected, got = list(model.event_shape), list(method.noise.event_shape)
-            raise ValueError(f"noise must have the model's event shape {expected}, got {got}")
+        check_one_law("noise", method.noise, model)
+        method.noise.log_prob(torch.zeros_like(method.noise.mean)[None])
         self.method = method
         if method.constant:
             self.module = Normaliser(1, _first(model, method.noise.mean))
