@@ -41,22 +41,30 @@ def test_the_cost_to_go_by_hand_and_each_choice_changes_what_it_says() -> None:
     spread = law.log_var[k - 1] + math.log(2 * math.pi)  # D/2 of it, D = 2
     entropy = Independent(Normal(step.mean, step.std.expand(3, 2)), 1).entropy()
 
-    def of(**choices: bool) -> torch.Tensor:
-        return cost_to_go(value, law, step, earlier, later, k, Choices(**choices))
+    def of(target: bool = False, **choices: Any) -> torch.Tensor:
+        return cost_to_go(value, law, step, earlier, later, k, Choices(**choices), target=target)
 
     close: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(of(), paid + square + spread - entropy, **close)
-    torch.testing.assert_close(of(entropy=False), paid + square + spread, **close)
-    torch.testing.assert_close(of(velocity=False), paid + square - entropy, **close)
-    torch.testing.assert_close(of(mean_cost=True), paid + 0.5 * (square + spread) - entropy, **close)
-    published = Choices.published()
-    assert dataclasses.asdict(published) == {
-        "mean_cost": True, "entropy": False, "velocity": False, "overwritten": True, "lagged": False
-    }  # fmt: skip
-    bare = cost_to_go(value, law, step, earlier, later, k, published)
-    torch.testing.assert_close(bare, paid + 0.5 * square, **close)
-    # What says when, and of which value, is no part of the cost.
-    assert torch.equal(of(overwritten=True), of()) and torch.equal(of(lagged=False), of())
+    cost = square + spread
+    torch.testing.assert_close(of(target=True), of(), **close)
+    for asked in (True, False):
+        torch.testing.assert_close(of(asked, entropy=0.3), paid + cost - 0.3 * entropy, **close)
+        torch.testing.assert_close(of(asked, cost=0.3), paid + 0.3 * cost - entropy, **close)
+        torch.testing.assert_close(of(asked, mean=True), paid + 0.5 * (cost - entropy), **close)
+        # Of which value is no part of the cost.
+        assert torch.equal(of(asked, lagged=False), of(asked))
+    # What is left out of the value's target is in the policy's loss all the same.
+    torch.testing.assert_close(of(True, cost_in_value=False), paid - entropy, **close)
+    torch.testing.assert_close(of(True, entropy_in_value=False), paid + cost, **close)
+    assert torch.equal(of(cost_in_value=False, entropy_in_value=False), of())
+    published = dataclasses.asdict(Choices.published())
+    torch.testing.assert_close(of(True, **published), paid, **close)
+    torch.testing.assert_close(of(**published), paid + 0.5 * (0.01 * cost - 0.1 * entropy), **close)
+    assert not published["lagged"]
+    for wrong, message in (({"mean": 3}, "mean must be"), ({"cost": 0.0}, "cost must be positive")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            Choices(**wrong)  # pyright: ignore
 
 
 def test_temporal_differences_by_hand() -> None:

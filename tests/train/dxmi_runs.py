@@ -82,7 +82,7 @@ def small(kind: str, **options: Any) -> DxMIConfig:
 KINDS = {"cores": with_cores, "one core": with_one_core, "a grid": with_a_grid}
 OPTIONS: dict[str, dict[str, Any]] = {
     "theory": {},
-    "resampled": {"resampling": True},
+    "resampled": {"weighted": True},
     "schedule": {"velocity": "schedule", "decay": "constant"},
     "published": {"published": True},
 }

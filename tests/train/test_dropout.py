@@ -54,7 +54,7 @@ def test_a_seed_is_a_run_of_dxmi_whatever_torchs_own_generator_holds(shared: boo
     for seed in (5, 6):
         value = core(1)
         policy = value if shared else core(None)
-        config = DxMIConfig(iterations=3, start=1, batch=16, velocity="schedule", resampling=True)
+        config = DxMIConfig(iterations=3, start=1, batch=16, velocity="schedule", weighted=True)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             grid = ud.TimeGrid.uniform(3, 0.1)

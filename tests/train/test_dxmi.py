@@ -186,7 +186,7 @@ def test_chains_of_one_step_are_trained_too(steps: int, one: bool) -> None:
     core = energy_core() if one else policy_core()
     value = EnergyModel.of(core) if one else grid_value(grid)
     kind = "one core" if one else "a grid"
-    trainer = DxMITrainer(core.chain(grid), value, data(), small(kind, resampling=True))
+    trainer = DxMITrainer(core.chain(grid), value, data(), small(kind, weighted=True))
     assert trainer.fit().steps == steps
 
 

@@ -147,7 +147,9 @@ class SoftBellman(Round):
                 paid = torch.zeros_like(later[:, 0])
                 for node in nodes:
                     earlier = step.mean + step.std * node
-                    paid = paid + cost_to_go(setting.value, setting.law, step, earlier, later, rows) / len(nodes)
+                    paid = paid + cost_to_go(setting.value, setting.law, step, earlier, later, rows, target=True) / len(
+                        nodes
+                    )
                 gap = kl_divergence(as_torch(step), as_torch(best))
                 size = setting.law.cost(best.mean, later, rows).abs() + step.entropy().abs()
                 reach = later.norm(dim=1) / spread[0, 0]

@@ -43,7 +43,7 @@ class DxMIConfig:
             a cosine.
         velocity: "adaptive" lets the auxiliary law follow the chain, "schedule" keeps the forward process.
         velocity_rate: share of a round in the adaptive velocities' average.
-        resampling: weigh the energy's negatives to be draws of e^{-V} and not of the policy.
+        weighted: weigh the energy's negatives so that they stand for draws of e^{-V} and not of the policy.
         target_average: decay a round of the average of the value that targets are of, in [0, 1).
         average: decay a round of what the run returns, in [0, 1).
         clip: largest gradient norm.
@@ -73,7 +73,7 @@ class DxMIConfig:
     gamma: float = 0.1
     velocity: Velocity = "adaptive"
     velocity_rate: float = 0.01
-    resampling: bool = False
+    weighted: bool = False
     target_average: float = 0.99
     average: float = 0.99
     clip: float = 3.0
@@ -102,7 +102,7 @@ class DxMIConfig:
         for name in ("target_average", "average"):
             if not 0.0 <= check_real(name, getattr(self, name)) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        check_flag("resampling", self.resampling)
+        check_flag("weighted", self.weighted)
         check_flag("published", self.published)
         if self.out is not None:
             check_type("out", self.out, str)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -153,8 +152,7 @@ class Round:
             value.levels = law.levels()
         earlier = drawn(step, self.generator)
         figures = self._learn_value(value, step, states, earlier.detach(), later, k)
-        # The published code leaves log π out of the value alone: a policy without entropy would collapse.
-        control = cost_to_go(value, law, step, earlier, later, k, replace(config.choices, entropy=True)).mean()
+        control = cost_to_go(value, law, step, earlier, later, k, config.choices).mean()
         self._descend(self.policy_optimizer, self.policy_parameters, control)
         with torch.no_grad():
             self.policy.log_var.clamp_(min=self.least)
@@ -168,12 +166,10 @@ class Round:
         config, law, choices = self.config, self.law, self.config.choices
         with torch.no_grad():
             weights, effective = None, later.new_full((), float(states.shape[1]))
-            if config.resampling:
-                weights, effective = self._resampled(value, step, states, later, k)
+            if config.weighted:
+                weights, effective = self._weighed(value, step, states, later, k)
             known = Value(self.lagged, value.levels) if choices.lagged else value
-            target = cost_to_go(known, law, step, earlier, later, k, choices)
-            if choices.overwritten:
-                target = torch.where(k == 1, value(later, k), target)
+            target = cost_to_go(known, law, step, earlier, later, k, choices, target=True)
         zero = torch.zeros(states.shape[1], dtype=torch.long, device=states.device)
         at_data, at_chain = value(self._noised(), zero), value(states[0], zero)
         parts = [
@@ -187,9 +183,7 @@ class Round:
         norm = self._descend(self.value_optimizer, self.value_parameters, loss)  # pyright: ignore
         return [at_data.mean(), at_chain.mean(), *parts, effective, norm]
 
-    def _resampled(
-        self, value: Value, step: Gaussian, states: Tensor, later: Tensor, k: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _weighed(self, value: Value, step: Gaussian, states: Tensor, later: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of the walks that were made, whose steps have the laws ``step``."""
         earlier = states[:-1].flatten(0, 1)
         ratio = -self.law.cost(earlier, later, k) - step.log_prob(earlier)

@@ -64,20 +64,16 @@ class AuxiliaryLaw(nn.Module):
         alpha, sigma = self.start[0] * kept, kept * (self.start[1].square() + share).sqrt()
         return NoiseLevel(self.times, 2 * (alpha / sigma).log(), alpha, sigma)
 
-    def cost(self, earlier: Tensor, later: Tensor, k: Tensor, *, mean: bool = False, velocity: bool = True) -> Tensor:
+    def cost(self, earlier: Tensor, later: Tensor, k: Tensor) -> Tensor:
         """−log q̃(later|earlier), ``[R]``, in nats, summed over the D numbers of a state; differentiable.
 
         Args:
             earlier, later: x_{t_{k−1}} and x_{t_k}, ``[R, *E]``.
             k: which step each row is, ``[R]`` in 1 … N, on the law's device.
-            mean: a mean over D in the place of the sum, as in the paper's code.
-            velocity: whether log v_k, the normalisation, is counted.
         """
         log_var = send(self.log_var[k - 1], later)
         square = (later - right_expand(send(self.keep[k - 1], later), later) * earlier).flatten(1).square()
-        total, count = (square.mean(1), 1) if mean else (square.sum(1), square.shape[1])
-        spread = count * (log_var + math.log(2 * math.pi)) if velocity else 0.0
-        return 0.5 * (total * (-log_var).exp() + spread)
+        return 0.5 * (square.sum(1) * (-log_var).exp() + square.shape[1] * (log_var + math.log(2 * math.pi)))
 
     @torch.no_grad()
     def adapt(self, states: Tensor, rate: float | Tensor) -> None:

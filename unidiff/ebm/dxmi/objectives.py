@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unidiff.core.boundary import right_expand
+from unidiff.core.boundary import check_flag, check_positive, right_expand
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 from unidiff.core.weights import effective_size
@@ -37,23 +37,36 @@ class Choices:
     """Where the theory and the paper's published code part; the defaults are the theory's.
 
     Attributes:
-        mean_cost: the running cost is a mean over D, not a sum, while the entropy is none.
-        entropy: log π is part of what is paid.
-        velocity: log v_k is part of the cost.
-        overwritten: the value's target at the last step is the value's own, so the energy never reaches it.
+        mean: cost and entropy are means over the D numbers of a state, not sums.
+        cost: what −log q̃ weighs beside the value; the theory's 1 in nats (their τ_2 in units of V).
+        entropy: what log π weighs; the theory's 1 (their τ_1).
+        cost_in_value: −log q̃ is part of the value's target, not of the policy's loss alone.
+        entropy_in_value: log π likewise.
         lagged: the target is of an average of the value's parameters, not of the value as it stands.
+
+    Raises:
+        TypeError, ValueError: naming the choice.
     """
 
-    mean_cost: bool = False
-    entropy: bool = True
-    velocity: bool = True
-    overwritten: bool = False
+    mean: bool = False
+    cost: float = 1.0
+    entropy: float = 1.0
+    cost_in_value: bool = True
+    entropy_in_value: bool = True
     lagged: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "cost_in_value", "entropy_in_value", "lagged"):
+            check_flag(name, getattr(self, name))
+        for name in ("cost", "entropy"):
+            check_positive(name, getattr(self, name))
 
     @staticmethod
     def published() -> Choices:
-        """The published code's."""
-        return Choices(mean_cost=True, entropy=False, velocity=False, overwritten=True, lagged=False)
+        """The published code's, as its configurations of images have them: the value's target is the next value alone."""
+        return Choices(
+            mean=True, cost=0.01, entropy=0.1, cost_in_value=False, entropy_in_value=False, lagged=False
+        )  # fmt: skip
 
 
 THEORY = Choices()
@@ -82,6 +95,8 @@ def cost_to_go(
     later: Tensor,
     k: Tensor,
     choices: Choices = THEORY,
+    *,
+    target: bool = False,
 ) -> Tensor:
     """V_{k−1}(x′) + log π(x′|x_k) − log q̃(x_k|x′), ``[R]``, in nats: what a policy pays from x_k on; differentiable.
 
@@ -93,10 +108,15 @@ def cost_to_go(
         earlier, later: x′ and x_k, ``[R, *E]``.
         k: which step each row is, ``[R]`` in 1 … N.
         choices: the theory's, or another's.
+        target: whether it is asked as the value's target, from which another's choices leave something out.
     """
-    cost = law.cost(earlier, later, k, mean=choices.mean_cost, velocity=choices.velocity)
-    paid = value(earlier, k - 1) + cost
-    return paid - step.entropy() if choices.entropy else paid
+    share = 1 / later[0].numel() if choices.mean else 1.0
+    paid = value(earlier, k - 1)
+    if choices.cost_in_value or not target:
+        paid = paid + share * choices.cost * law.cost(earlier, later, k)
+    if choices.entropy_in_value or not target:
+        paid = paid - share * choices.entropy * step.entropy()
+    return paid
 
 
 def difference(value: Value, x: Tensor, k: Tensor, target: Tensor) -> Tensor:
