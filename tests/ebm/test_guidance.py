@@ -91,3 +91,9 @@ def test_a_class_and_its_weight_are_the_cores() -> None:
 def test_what_cannot_be_added_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_level_without_signal_is_refused_before_a_run() -> None:
+    endless = ud.Schedule.cosine(float("inf"), float("-inf"))
+    with pytest.raises(ValueError, match=r"zero SNR \(alpha = 0\)"):
+        ud.sample(guided(core(endless), flat()), 2, steps=3, dtype=torch.float64)

@@ -17,7 +17,7 @@ from unidiff.core.boundary import check_real, check_type, right_expand
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.level import NoiseLevel
 from unidiff.core.networks.gradient import descent
-from unidiff.core.prediction import Prediction
+from unidiff.core.prediction import Kind, Prediction
 from unidiff.ebm.model import EnergyModel, check_one_schedule
 
 
@@ -38,7 +38,9 @@ def guided(core: Diffusion, model: EnergyModel, weight: float = 1.0) -> Diffusio
 
 
 class EnergyGuided(nn.Module):
-    """The denoiser of :func:`guided`."""
+    """The denoiser of :func:`guided`. It moves a score, and so says nothing where no signal is left (α = 0)."""
+
+    prediction: Kind = "score"
 
     def __init__(self, core: Diffusion, model: EnergyModel, weight: float = 1.0) -> None:
         super().__init__()
