@@ -39,7 +39,7 @@ class DxMIConfig:
         difference: weight of the value's temporal differences.
         anchor: weight of the value's denoising score matching, 0 for none.
         ladder: weight of telling adjacent levels' data apart by the value, 0 for none.
-        gamma: γ of the energy's regulariser in nats (γτ of an energy of temperature τ); it falls with the rates, to 0 under
+        gamma: γ of the energy's regulariser in nats (γτ of an energy of temperature τ); it follows the rates, to 0 under
             a cosine.
         velocity: "adaptive" lets the auxiliary law follow the chain, "schedule" keeps the forward process.
         velocity_rate: share of a round in the adaptive velocities' average.
