@@ -81,7 +81,7 @@ def for_data(source: str | Path) -> TrainConfig:
     return toy()
 
 
-def quick_energy(world: World, seed: int = 0, steps: int = 400) -> EnergyModel:
+def quick_energy(world: World, seed: int = 0, steps: int = 250) -> EnergyModel:
     """A small energy of a world in the plane at every noise level, float32 on the CPU, in seconds, by denoising.
 
     Args:
