@@ -41,7 +41,8 @@ def test_an_energy_upside_down_and_draws_elsewhere_are_told() -> None:
 
 
 def test_every_row_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(dxmi, "DRAWS", 64)
+    for name, less in (("DRAWS", 64), ("MOVES", 5), ("GRID", 41)):
+        monkeypatch.setattr(dxmi, name, less)
     rows = tuple(row for row in dxmi.ROWS if row not in ("ddpm-100", "ddpm-1000", "no-anchor-10", "gradient-10"))
     options = DxMIBenchOptions(rows=rows, seeds=2, share=0.0005, out=tmp_path / "out", json=True)
     told = dxmi.run(options)

@@ -50,6 +50,7 @@ from unidiff.worlds import library
 
 DRAWS = 10_000
 HALF = 4.0  # of the square's side
+MOVES = 1000  # of a Langevin chain that samples an energy
 GRID = 201  # points along a side of the grid, on [-5, 5]
 WAVES = (1.0, 2.0, 4.0)  # frequencies that join a perceptron's input
 ROWS = ("ddpm-5", "ddpm-10", "ddpm-100", "ddpm-1000", "dxmi-5", "dxmi-10", "no-anchor-5", "no-anchor-10", "gradient-5",
@@ -219,7 +220,7 @@ def _cd(task: Task, device: torch.device) -> Found:
     spent = time.monotonic() - began
     generator = machine.draws(task.seed, 0, device)
     start = 2 * HALF * torch.rand(DRAWS, 2, generator=generator, device=device) - HALF
-    draws = trained.langevin(start, 1000, warmup=200, generator=generator).x.cpu()
+    draws = trained.langevin(start, MOVES, warmup=200, generator=generator).x.cpu()
     return _found("cd", task.seed, draws, trained, None, spent)
 
 
