@@ -125,6 +125,8 @@ def test_a_share_of_the_chains_starts_anew() -> None:
         (lambda: ContrastiveDivergence(kernel=0.1), TypeError, "kernel must be a Kernel, got 0.1"),  # pyright: ignore
         (lambda: ContrastiveDivergence(regulariser=-1.0), ValueError, "regulariser must be at least 0 and finite, got -1.0"),
         (lambda: ContrastiveDivergence(t=1.5), ValueError, r"t must lie in \[0, 1\]"),
+        (lambda: ContrastiveDivergence(graph=1), TypeError, "graph must be True or False, got 1"),  # pyright: ignore
+        (lambda: RecoveryLikelihood(graph=None), TypeError, "graph must be True or False, got None"),  # pyright: ignore
         (lambda: PersistentCD(capacity=0), ValueError, "capacity must be an integer of at least 1, got 0"),
         (lambda: PersistentCD(restart=1.2), ValueError, r"restart must lie in \[0, 1\], got 1.2"),
         (lambda: PersistentCD(start=3), TypeError, "start must be a World, got 3"),  # pyright: ignore

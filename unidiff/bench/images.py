@@ -6,7 +6,8 @@ features to the held-out half and to the half that was trained on, precision and
 share of copies of what was trained on (nearer than half the way to the datum's nearest neighbour), the seconds of training
 beyond the teacher's and those of drawing. The halves have rows of their own: what the data themselves score. Of the
 teacher's samplers each is at its best of a few grids, by the held-out half.
-Written to the folder ``out``: the figures as JSON, and a sheet of samples, a row for each method.
+Written to the folder ``out``: the figures as JSON, a sheet of samples, a row for each method, and the teacher if it was
+trained here, for ``reference``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from unidiff.core.tables import Method
 from unidiff.report import save_grid
 from unidiff.rl import FitConfig, fit_classifier
 from unidiff.train import Dataset, load_core, load_data
+from unidiff.train.checkpoint import save_core
 from unidiff.train.image_metrics import copy_rate, frechet, precision_recall
 
 NetworkChoice = Literal["auto", "mlp", "unet"]
@@ -59,7 +61,7 @@ class ImagesBenchOptions:
         samples: of each method.
         device: cpu, cuda or cuda:N; a GPU if there is one, if left out.
         seed: of all draws.
-        out: folder of images.json and images.png.
+        out: folder of images.json and images.png, and of teacher.safetensors if one is trained.
         json: print the JSON document instead of the table.
 
     Raises:
@@ -181,8 +183,9 @@ class Bench:
         else:
             config = self._config(self.plan.teacher, 1.0)
             if self.device.type == "cuda":
-                config = dataclasses.replace(config, amp="bf16")
+                config = dataclasses.replace(config, amp="bf16", compile=True)
             core = few_steps.trained(None, config, seen)
+            save_core(options.out / "teacher.safetensors", core)
         return core.to(self.device).requires_grad_(False).eval()
 
     def _value(self, seen: Dataset, teacher: Diffusion) -> Diffusion:

@@ -43,8 +43,14 @@ class Replay:
                     for register, value in zip(registers, before, strict=True):
                         register.copy_(value)
             torch.cuda.current_stream(device).wait_stream(stream)
-            with _uncollected(), torch.cuda.graph(self._graph):
-                work()
+            try:
+                with _uncollected(), torch.cuda.graph(self._graph):
+                    work()
+            except RuntimeError as error:
+                raise RuntimeError(
+                    "this work cannot be captured as a CUDA graph: it reads values on the host, or calls what CUDA does not "
+                    f"record; graph=False runs it as it stands ({str(error).splitlines()[0]})"
+                ) from error
         if generator is not None and seed is not None:
             generator.set_state(seed)
 

@@ -171,7 +171,7 @@ class ContrastiveStep(Algebraic):
         middle = float(case.schedule.time(sum(case.window(-1.0, 3.0)) / 2).detach())
         for t in (None, middle):
             energy, generator = Tilted(case, 0.3, timed=t is not None), draws()
-            method = ContrastiveDivergence(steps, ULA(delta), 0.2, t)
+            method = ContrastiveDivergence(steps, ULA(delta), 0.2, t, graph=False)
             found = gradient_of(method.learner(energy.model()).loss(x, generator, 0.25), energy)
             generator, data = draws(), x
             if t is not None:
@@ -182,7 +182,8 @@ class ContrastiveStep(Algebraic):
             yield pair(case, found, _contrast(energy, data, chains, t, 0.15), *_units(energy, t, data, chains))
         starts = Gaussian(case.world.mean, 2 * case.world.covariance)
         energy, generator = Tilted(case, 0.3), draws()
-        learner = PersistentCD(steps, ULA(delta), capacity=n + 4, restart=0.3, start=starts).learner(energy.model())
+        method = PersistentCD(steps, ULA(delta), graph=False, capacity=n + 4, restart=0.3, start=starts)
+        learner = method.learner(energy.model())
         found = [gradient_of(learner.loss(x, generator), energy) for _ in range(2)]
         generator = draws()
         buffer = starts.sample(n + 4, generator)

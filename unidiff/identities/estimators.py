@@ -177,7 +177,7 @@ class RecoveryStep(_Step):
     def sides(self, case: Case) -> Iterable[Sides]:
         draws, x, times, delta = seeded(case), case.x0[:_ROWS], _times(case, 3), 0.02
         energy, generator = Tilted(case, 0.3, timed=True), draws()
-        method = RecoveryLikelihood(times, 2, ULA(delta))
+        method = RecoveryLikelihood(times, 2, ULA(delta), graph=False)
         found = gradient_of(method.learner(energy.model()).loss(x, generator), energy)
         generator, known = draws(), torch.tensor(times, dtype=torch.float64, device=case.device)
         k = torch.randint(2, (len(x),), generator=generator, device=case.device)

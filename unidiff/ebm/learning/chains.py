@@ -30,10 +30,11 @@ class ShortRun:
         energy: ``energy(x [B, *E], *context) -> [B]``, U in nats.
         kernel: ``ULA``, ``MALA``, ``HMC`` or ``BAOAB``; a velocity starts from a fresh draw.
         steps: k.
+        graph: whether a run on a GPU is captured and replayed.
     """
 
-    def __init__(self, energy: Energy, kernel: Kernel, steps: int) -> None:
-        self.energy, self.kernel, self.steps = energy, kernel, steps
+    def __init__(self, energy: Energy, kernel: Kernel, steps: int, graph: bool = True) -> None:
+        self.energy, self.kernel, self.steps, self.graph = energy, kernel, steps, graph
         self._captured: dict[object, _Captured] = {}
 
     @torch.no_grad()
@@ -46,7 +47,7 @@ class ShortRun:
             context: further arguments of the energy.
         """
         x = x.detach()
-        if not x.is_cuda:
+        if not (x.is_cuda and self.graph):
             return self.walk(self.law(*context), x, generator)
         key = x.shape, x.dtype, x.device, torch.is_autocast_enabled("cuda"), *(c.shape for c in context)
         if key not in self._captured:

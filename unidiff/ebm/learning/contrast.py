@@ -20,7 +20,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_not_negative, check_share, check_time, check_type, right_expand
+from unidiff.core.boundary import (
+    check_count,
+    check_flag,
+    check_not_negative,
+    check_share,
+    check_time,
+    check_type,
+    right_expand,
+)
 from unidiff.core.level import NoiseLevel
 from unidiff.ebm.learning.chains import ShortRun
 from unidiff.ebm.learning.method import EnergyLearner, EnergyMethod, check_energies, check_one_law, known_levels
@@ -56,6 +64,8 @@ class ContrastiveDivergence(EnergyMethod):
         kernel: of the chains; its step size is in units of the data's. One that rejects keeps q_θ as it is.
         regulariser: γ at the beginning, per unit of energy; it falls linearly to 0.
         t: for an energy with a schedule, the time at which it is learned; the data are noised to there.
+        graph: on a GPU, capture the chains' steps once and replay them; False for an energy that cannot be captured,
+            one that looks at values from the host, say.
 
     Raises:
         TypeError, ValueError: naming the option.
@@ -68,10 +78,12 @@ class ContrastiveDivergence(EnergyMethod):
     kernel: Kernel = _KERNEL
     regulariser: float = 0.0
     t: float | None = None
+    graph: bool = True
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_type("kernel", self.kernel, Kernel)
+        check_flag("graph", self.graph)
         check_not_negative("regulariser", self.regulariser)
         if self.t is not None:
             check_time("t", self.t)
@@ -130,7 +142,7 @@ class ContrastiveLearner(EnergyLearner):
             )
             raise ValueError(f"t must be {told}, got t = {method.t}")
         self.negatives: Tensor | None = None
-        self._run = ShortRun(self._nats, method.kernel, method.steps)
+        self._run = ShortRun(self._nats, method.kernel, method.steps, method.graph)
 
     def _loss(self, x: Tensor, generator: torch.Generator | None, progress: float) -> Tensor:
         level = self._level(x)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_count, check_type, right_expand
+from unidiff.core.boundary import check_count, check_flag, check_type, right_expand
 from unidiff.core.gaussian import Gaussian
 from unidiff.core.level import NoiseLevel
 from unidiff.core.process import ForwardProcess
@@ -49,6 +49,7 @@ class RecoveryLikelihood(EnergyMethod):
         times: t_0 < … < t_K in [0, 1], at least two: a datum gets a pair of neighbours.
         steps: k of the chain.
         kernel: of the chain; its step size is in units of u, where data of unit variance make a unit Gaussian.
+        graph: on a GPU, capture the chain's steps once and replay them; False for an energy that cannot be captured.
 
     Raises:
         TypeError, ValueError: naming the option.
@@ -60,9 +61,11 @@ class RecoveryLikelihood(EnergyMethod):
     times: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
     steps: int = 20
     kernel: Kernel = _KERNEL
+    graph: bool = True
 
     def __post_init__(self) -> None:
         check_times_told(self.times, 2)
+        check_flag("graph", self.graph)
         check_count("steps", self.steps)
         check_type("kernel", self.kernel, Kernel)
 
@@ -132,7 +135,7 @@ class RecoveryLearner(EnergyLearner):
             raise ValueError(
                 f"times must have alpha > 0, where x_t still knows of x_s, got {method.times[-1]} at the end"
             )
-        self._run = ShortRun(self._nats, method.kernel, method.steps)
+        self._run = ShortRun(self._nats, method.kernel, method.steps, method.graph)
 
     def _loss(self, x: Tensor, generator: torch.Generator | None, progress: float) -> Tensor:
         known_levels(self.model, self.schedule, self.method.times, x)
