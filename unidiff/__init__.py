@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import ebm, identities, mcmc, rl, score, train, vae, worlds
+from unidiff import ebm, identities, mcmc, paths, rl, score, train, vae, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -15,6 +15,7 @@ from unidiff.core.sampling import Sampler, sample
 from unidiff.core.schedule import Schedule
 from unidiff.ebm.model import EnergyModel
 from unidiff.identities.verify import verify
+from unidiff.paths.search import search_path
 from unidiff.score.model import ScoreModel
 from unidiff.thermo.model import Thermodynamics
 from unidiff.train.dxmi import DxMITrainer
@@ -40,9 +41,11 @@ __all__ = [
     "ebm",
     "identities",
     "mcmc",
+    "paths",
     "rl",
     "sample",
     "score",
+    "search_path",
     "train",
     "vae",
     "verify",

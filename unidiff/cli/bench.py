@@ -4,6 +4,7 @@ rl       every method and the training-free rivals in the plane, beside the opti
 classes  a network of labelled images turned towards one class, judged by a classifier that was not asked
 dxmi     energies and few-step samplers of eight Gaussians in the plane, beside their data
 images   few-step sampling of images: DxMI beside the teacher's own samplers
+grids    few-step grids of a trained network, searched and descended, beside those that people made
 anomaly  each class of images left out in turn: an energy's score beside PCA's and one-class SVMs'
 """
 
@@ -20,6 +21,7 @@ OPTIONS = {
     "classes": "ClassesBenchOptions",
     "dxmi": "DxMIBenchOptions",
     "images": "ImagesBenchOptions",
+    "grids": "GridsBenchOptions",
     "anomaly": "AnomalyBenchOptions",
 }
 """What each is told, by the name of its module."""

@@ -258,7 +258,7 @@ def _grid(options: ElboOptions, core: "Diffusion") -> Any:
     from unidiff.core.times import finite_span
 
     if Path(options.grid).suffix == ".json":
-        return TimeGrid.load(options.grid)
+        return TimeGrid.load(options.grid, core.schedule)
     first = finite_span(core.schedule)[0] if options.first is None else options.first
     steps = options.steps or PICTURED
     if options.grid == "uniform":

@@ -30,6 +30,7 @@ class SampleOptions:
         world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
         n: how many.
         steps: of the sampler; the levels of annealed, at least 2; of each chain of langevin, after its warm-up.
+        grid: a grid of times saved as JSON (unidiff paths writes them), in place of steps even ones; for the samplers.
         method: ancestral, ddim, euler, heun, dpm++2m, sde or sde-dpm++2m; annealed (Langevin: steps levels of twenty), pc
             (predictor-corrector) or langevin: 50 steps of dpm++2m down to the noised law at time at, there a chain from
             each, and the data that its end is denoised to. Samples of the law even where chains are too short to mix, if
@@ -52,6 +53,7 @@ class SampleOptions:
     world: str | None = None
     n: int = 64
     steps: int = 50
+    grid: Path | None = None
     method: str = "ddim"
     at: float | None = None
     kernel: str | None = None
@@ -71,6 +73,8 @@ class SampleOptions:
         check_count("n", self.n)
         check_count("steps", self.steps, 2 if self.method == "annealed" else 1)
         check_seed(self.seed)
+        if self.grid is not None and self.method in CHAINS:
+            raise ValueError(f"grid is for a sampler, got {self.grid} with method {self.method!r}")
         for name in ONLY_LANGEVIN:
             value = getattr(self, name)
             if value is not None and self.method != "langevin":
@@ -91,6 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from unidiff.core.boundary import check_condition
+    from unidiff.core.grid import TimeGrid
     from unidiff.identities.subjects import DTYPES
     from unidiff.report import save_samples
 
@@ -107,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     else:
         x = draw(
             core, options.n, options.steps, options.method, options.seed, options.device, dtype, condition,
-            options.guidance,
+            options.guidance, None if options.grid is None else TimeGrid.load(options.grid, core.schedule),
         )  # fmt: skip
     return tell(options.json, {"n": options.n, **facts, **save_samples(options.out, x)})
 
@@ -136,6 +141,7 @@ def draw(
     dtype: Any,
     condition: Any = None,
     guidance: float = 1.0,
+    grid: Any = None,
 ) -> Any:
     """n samples ``[n, *E]`` as an array, behind a progress bar."""
     import torch
@@ -148,7 +154,9 @@ def draw(
     told = {"generator": generator, "guidance": guidance, "dtype": dtype}
     with Bars() as bars:
         if method not in CHAINS:
-            return sample(core, n, steps, method, condition=condition, on_row=bars.on_row, **told).cpu().numpy()
+            return (
+                sample(core, n, steps, method, grid=grid, condition=condition, on_row=bars.on_row, **told).cpu().numpy()
+            )
         if condition is not None:
             told["condition"] = condition.to(device).expand(n)
         model = ScoreModel(core)

@@ -153,6 +153,22 @@ class ReverseChain:
         there.x0_variance = None if self.x0_variance is None else self.x0_variance.to(device)
         return there
 
+    def between(self, s: Tensor, t: Tensor) -> ReverseChain:
+        """The same rule for other steps: row m of its table, k = m + 1, steps from t[m] to s[m], each ``[M]``, s < t.
+
+        For what compares steps that no one grid has. Only :meth:`kernel`, :meth:`mean`, :meth:`row` and :meth:`log_var` are
+        asked of it.
+
+        Raises:
+            ValueError: a rule that is a table of this grid's own steps; not s < t.
+        """
+        if self.given is not None or self.x0_variance is not None:
+            raise ValueError(f"variance must be a rule for any step, got {self.variance!r} from a table of one grid")
+        there, step = copy.copy(self), bridge(self.core.schedule, s, t)
+        _, log_prior = self.core.process.transition_coefficients(s, t)
+        there.table, there._beside = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior), {}
+        return there
+
     def step(self, xt: Tensor, k: int, condition: Tensor | None = None, guidance: float = 1.0) -> Gaussian:
         """p_θ(x_{t_{k−1}}|x_{t_k} = xt), for ``xt`` ``[B, *E]`` and k in 1 … N.
 

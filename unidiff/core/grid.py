@@ -113,15 +113,26 @@ class TimeGrid:
         times = schedule.time(torch.linspace(top, bottom, steps + 1 - apart, dtype=torch.float64)).detach()
         return TimeGrid(torch.cat([times[:steps], times.new_ones(1)]))
 
-    def save(self, path: str | Path) -> None:
-        """Write the times as JSON."""
-        Path(path).write_text(json.dumps({"times": self.times.tolist()}) + "\n")
+    def save(self, path: str | Path, schedule: Schedule | None = None) -> None:
+        """Write the times as JSON, with the schedule's fingerprint: its α and σ there."""
+        told = {"times": self.times.tolist()} | ({} if schedule is None else _fingerprint(schedule, self.times))
+        Path(path).write_text(json.dumps(told) + "\n")
 
     @staticmethod
-    def load(path: str | Path) -> TimeGrid:
-        """Read what :meth:`save` wrote. Raises ValueError, with the path, for a file that holds no grid."""
+    def load(path: str | Path, schedule: Schedule | None = None) -> TimeGrid:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            schedule: for which the grid is to be used; its fingerprint is compared with the file's, if that has one.
+
+        Raises:
+            ValueError: with the path, for a file that holds no grid, or one of another schedule.
+        """
         try:
-            return TimeGrid(json.loads(Path(path).read_text())["times"])
+            told = json.loads(Path(path).read_text())
+            grid = TimeGrid(told["times"])
+            kept = {name: as_sequence(name, told[name]) for name in _MARKS if name in told}
         except (
             OSError,
             ValueError,
@@ -129,9 +140,36 @@ class TimeGrid:
             TypeError,
         ) as error:  # no file, no JSON, no times, or times that are no grid
             raise ValueError(f"path must hold a time grid ({{'times': [...]}}), {path} does not: {error}") from error
+        if schedule is not None:
+            _check_fingerprint(path, grid, schedule, kept)
+        return grid
 
     def __repr__(self) -> str:
         return f"TimeGrid({self.steps} steps from {self.times[0].item():g} to 1)"
+
+
+_MARKS = ("alpha", "sigma")
+_SAME, _ZERO = 1e-9, 1e-12  # JSON keeps float64 to the bit; devices and versions differ in its last digits
+
+
+def _fingerprint(schedule: Schedule, times: Tensor) -> dict[str, list[float]]:
+    level = schedule.level(times)
+    return {name: getattr(level, name).detach().tolist() for name in _MARKS}
+
+
+def _check_fingerprint(path: str | Path, grid: TimeGrid, schedule: Schedule, kept: dict[str, Tensor]) -> None:
+    own = _fingerprint(schedule, grid.times)
+    for name, mine in kept.items():
+        theirs = as_sequence(name, own[name])
+        if mine.shape != theirs.shape:
+            raise ValueError(f"path must hold one {name} for each time, {path} has {len(mine)} for {len(theirs)}")
+        off = ~((mine - theirs).abs() <= _SAME * theirs.abs() + _ZERO)
+        if bool(off.any()):
+            i = int(off.nonzero()[0])
+            raise ValueError(
+                f"path must hold a grid of this schedule, {path} is of another: {name} = {mine[i].item():.10g} at "
+                f"t = {grid.times[i].item():.10g}, here {theirs[i].item():.10g}"
+            )
 
 
 def _start(first: float) -> float:

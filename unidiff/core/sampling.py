@@ -15,7 +15,7 @@ in the table too, as long as it is small; a larger state draws row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -116,14 +116,8 @@ class Sampler:
             ValueError: x, noise or condition that do not fit the core; rows that overflow in x's dtype.
             FloatingPointError: the run ended in values that are not finite.
         """
-        check_type("x", x, Tensor)
-        check_generator(generator, x.device)
         check_progress("on_row", on_row)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"x must be float32 or wider (the chain's state is never half precision), got {x.dtype}")
-        if self.graph and not x.is_cuda:
-            raise ValueError(f"x must be on a GPU with graph=True (only there is a run captured), got {x.device}")
-        condition = self.core.check_arguments("x", x, condition, self.guidance)
+        condition = self._check_start(x, generator, condition)
         if noise is not None:
             check_type("noise", noise, Tensor)
             if noise.shape != (self.table.rows, *x.shape):
@@ -134,13 +128,51 @@ class Sampler:
         graph = x.is_cuda if self.graph is None else self.graph
         if graph and x.is_cuda and noise is None and self.chain is None:
             return self._replay(x, generator, condition, on_row)
+        now = x
+        for row, state in self._walk(x, generator, noise, condition):
+            now = state
+            if on_row is not None:
+                on_row(row + 1, self.table.rows)
+        return _checked(now, _bad_rows(now))
+
+    @torch.no_grad()
+    def trajectory(
+        self, x: Tensor, generator: torch.Generator | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """Where the walk of ``x`` ``[B, *E]`` passes each time of the grid, ``[N + 1, B, *E]``, t_0 first; not captured.
+
+        Args:
+            x, generator, condition: as in a call.
+
+        Raises:
+            ValueError, FloatingPointError: as in a call.
+        """
+        condition = self._check_start(x, generator, condition)
+        step, states = self.table.step.tolist(), [x]
+        for row, now in self._walk(x, generator, None, condition):
+            if row + 1 == len(step) or step[row + 1] != step[row]:
+                states.append(now.clone())
+        _checked(states[-1], _bad_rows(states[-1]))
+        return torch.stack(states[::-1])
+
+    def _check_start(self, x: Tensor, generator: torch.Generator | None, condition: Tensor | None) -> Tensor | None:
+        check_type("x", x, Tensor)
+        check_generator(generator, x.device)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"x must be float32 or wider (the chain's state is never half precision), got {x.dtype}")
+        if self.graph and not x.is_cuda:
+            raise ValueError(f"x must be on a GPU with graph=True (only there is a run captured), got {x.device}")
+        return self.core.check_arguments("x", x, condition, self.guidance)
+
+    def _walk(
+        self, x: Tensor, generator: torch.Generator | None, noise: Tensor | None, condition: Tensor | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The rows as they are done, and the state after each, which the next one changes."""
         loop = _Loop(self, x, condition, noise is not None)
         loop.start(x, generator)
         for row in range(self.table.rows):
             loop.advance(loop.table[row], int(loop.step[row]), generator, None if noise is None else noise[row])
-            if on_row is not None:
-                on_row(row + 1, self.table.rows)
-        return _checked(loop.x, _bad_rows(loop.x))
+            yield row, loop.x
 
     def _replay(
         self,

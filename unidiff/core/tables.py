@@ -117,13 +117,8 @@ def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float | None 
         raise ValueError(f"eta is for method 'ddim' or 'sde', got {method!r} with eta = {eta}")
     if eta is not None:
         check_real("eta", eta)
-    steps = Steps.of(schedule, grid)
-    if method == "ddim":
-        table = _family(steps, eta or 0.0, multistep=False)
-    elif method == "sde":
-        table = _euler(steps, 1.0 if eta is None else eta)
-    else:
-        table = _BUILDERS[method](steps)
+    table = rows_of(Steps.of(schedule, grid), method, eta)
+    table = Table(**{name: column.detach() for name, column in _columns(table).items()})
     for column in fields(table):
         values = getattr(table, column.name)
         if column.name != "log_snr" and not torch.isfinite(values.to(torch.float64)).all():
@@ -134,19 +129,42 @@ def build(schedule: Schedule, grid: TimeGrid, method: Method, eta: float | None 
     return table
 
 
+def rows_of(steps: Steps, method: Method, eta: float | None = None) -> Table:
+    """The rows of a method, differentiable in the steps' times; arguments are trusted."""
+    if method == "ddim":
+        return _family(steps, eta or 0.0, multistep=False)
+    if method == "sde":
+        return _euler(steps, 1.0 if eta is None else eta)
+    return _BUILDERS[method](steps)
+
+
+def leaps(schedule: Schedule, s: Tensor, t: Tensor, method: Method) -> Table:
+    """Rows of steps that stand alone, row m from t[m] to s[m], each ``[M]``; for comparing steps that no one grid has.
+
+    Of ``dpm++2m`` they are alternate: row 2m the step before, row 2m + 1 the one that extrapolates from it.
+
+    Raises:
+        ValueError: a method whose step is more than one row, or draws noise.
+    """
+    if method not in ("ddim", "euler", "dpm++2m"):
+        raise ValueError(f"method must be 'ddim', 'euler' or 'dpm++2m' for steps that stand alone, got {method!r}")
+    table = rows_of(Steps(schedule, s, t), method)
+    return Table(**{name: column.detach() for name, column in _columns(table).items()})
+
+
 def _table(steps: Steps, on_xt: Tensor, on_x0: Tensor, noise: Tensor, on_kept: Tensor | None = None) -> Table:
     """One row a step; with ``on_kept`` each leaves its D for the next."""
     level = steps.schedule.level(steps.t)
     zero = torch.zeros_like(steps.t)
     return Table(
         level.t,
-        level.log_snr.detach(),
-        level.alpha.detach(),
-        level.sigma.detach(),
-        on_xt.detach(),
-        on_x0.detach(),
-        on_kept=zero if on_kept is None else on_kept.detach(),
-        noise=noise.detach(),
+        level.log_snr,
+        level.alpha,
+        level.sigma,
+        on_xt,
+        on_x0,
+        on_kept=zero if on_kept is None else on_kept,
+        noise=noise,
         keep_xt=zero,
         keep_x0=zero if on_kept is None else torch.ones_like(zero),
         step=torch.arange(steps.t.numel()),
@@ -162,8 +180,8 @@ def _family(steps: Steps, eta: float, multistep: bool) -> Table:
     log_snr = steps.schedule.log_snr(steps.t)
     h = steps.schedule.log_snr(steps.s) - log_snr
     half_inverse_r = torch.zeros_like(h)
-    half_inverse_r[1:] = 0.5 * h[1:] / h[:-1]
-    half_inverse_r[~torch.isfinite(half_inverse_r)] = 0.0
+    # No middle of a step to λ = ∞, and none to differentiate.
+    half_inverse_r[1:] = 0.5 * torch.where(torch.isfinite(h[1:]), h[1:], 0.0) / h[:-1]
     extrapolated = member.on_x0 * half_inverse_r
     return _table(steps, member.on_xt, member.on_x0 + extrapolated, noise, -extrapolated)
 
@@ -191,18 +209,18 @@ def _heun(steps: Steps) -> Table:
     half_s, half_t = 0.5 * delta / ratio[0], 0.5 * delta / ratio[1]
     second = Table(
         target.t,
-        target.log_snr.detach(),
-        target.alpha.detach(),
-        target.sigma.detach(),
-        on_xt=half_s.detach(),
-        on_x0=-(target.alpha * half_s).detach(),
+        target.log_snr,
+        target.alpha,
+        target.sigma,
+        on_xt=half_s,
+        on_x0=-(target.alpha * half_s),
         on_kept=torch.ones_like(delta),
         noise=torch.zeros_like(delta),
         keep_xt=torch.zeros_like(delta),
         keep_x0=torch.zeros_like(delta),
         step=first.step,
     )
-    first = replace(first, keep_xt=(scale * (1 + half_t)).detach(), keep_x0=-(target.alpha * half_t).detach())
+    first = replace(first, keep_xt=(scale * (1 + half_t)), keep_x0=-(target.alpha * half_t))
     both = Table(**{k: torch.stack([v, _columns(second)[k]], 1).flatten() for k, v in _columns(first).items()})
     exists = torch.ones(both.rows, dtype=torch.bool)
     exists[1::2] = target.sigma > 0

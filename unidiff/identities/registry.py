@@ -73,6 +73,7 @@ _GROUPS = (
     "energy_guidance",
     "compositions",
     "normalisers",
+    "paths",
 )
 _KNOWN: dict[str, Identity] = {}
 

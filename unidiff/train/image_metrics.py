@@ -7,7 +7,7 @@ r"""How far samples of images are from data, by what a frozen network sees in th
   manifold is the balls around its points, each as wide as the way to its k-th neighbour (Kynkaanniemi et al. 2019, eq. 1–2).
 - Copies: the share of samples nearer to a datum than ``factor`` times the way from that datum to its own nearest neighbour.
 
-All in float64 on the host.
+All in float64, where the first set is, or on the host if there is none there.
 """
 
 from __future__ import annotations
@@ -107,10 +107,12 @@ def _pair(name_x: str, x: Tensor, name_y: str, y: Tensor, least: int) -> tuple[T
     flat: list[Tensor] = []
     for name, value in ((name_x, x), (name_y, y)):
         check_type(name, value, Tensor)
+    place = x.device if x.device.type in ("cpu", "cuda") else torch.device("cpu")
+    for name, value in ((name_x, x), (name_y, y)):
         if value.ndim < 2 or not value[:1].numel():
             raise ValueError(f"{name} must have shape [N, *event] with N > 0, got {list(value.shape)}")
         check_count(f"number of points in {name}", len(value), least)
-        flat.append(check_finite(name, value.detach().flatten(1).to("cpu", torch.float64)))
+        flat.append(check_finite(name, value.detach().flatten(1).to(place, torch.float64)))
     if flat[0].shape[1] != flat[1].shape[1]:
         widths = [v.shape[1] for v in flat]
         raise ValueError(f"{name_x} and {name_y} must have one event shape, got {widths[0]} and {widths[1]} numbers")

@@ -1,0 +1,210 @@
+"""``unidiff paths``: the best grids of a few steps, beside those that people made, in a table and a picture."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from unidiff.cli.measured import check_world, label, labels_of, measured_on
+from unidiff.cli.parsing import check_folder, parse, print_json
+from unidiff.cli.sample import load
+from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_once, check_seed
+
+if TYPE_CHECKING:
+    from unidiff.core.diffusion import Diffusion
+    from unidiff.core.grid import TimeGrid
+    from unidiff.paths import Search
+
+SEARCHED, DESCENDED = "searched", "descended"
+
+
+@dataclasses.dataclass(frozen=True)
+class PathsOptions:
+    """Find the times at which a few steps cost least.
+
+    Attributes:
+        checkpoint: a checkpoint's file, or a run's folder.
+        world: a closed-form world instead (mixture-2d, mixture-8d, gaussian, eight-gaussians, digits).
+        data: a named data set, an .npz file or a folder of images; if left out, the world's own draws, or the data set of
+            that name that the checkpoint was trained on.
+        steps: numbers of steps.
+        cost: elbo, elbo-prior, elbo-optimal or elbo-learned (nats of the bound); ddim, euler or dpm++2m (a step's distance
+            from a teacher's trajectory); kl-bound (nats of holding the network's answer still).
+        nodes: how many steps the candidates make.
+        n: how many data (or walks of the teacher) costs are measured on.
+        descend: go on from the best grids by gradient descent through the sampler, for ddim, euler and dpm++2m.
+        draws: samples of each grid whose distance to the data is measured; 0 for none. Of a cost in nats they are ancestral.
+        condition: a class, or "labels", each datum's own; None is the unconditional model.
+        device: where to compute.
+        dtype: float32 or float64.
+        seed: of every random draw.
+        out: folder of paths.json, paths.png and a grid for each number of steps, for ``sample --grid`` and ``elbo --grid``.
+        json: print the JSON document instead of the table.
+    """
+
+    checkpoint: Path | None = None
+    world: str | None = None
+    data: str | None = None
+    steps: tuple[int, ...] = (4, 6, 8, 10)
+    cost: str = "elbo"
+    nodes: int = 128
+    n: int = 256
+    descend: bool = False
+    draws: int = 2000
+    condition: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    out: Path = Path("paths")
+    json: bool = False
+
+    def check(self) -> None:
+        """Find out before any work what cannot be. Raises ValueError."""
+        from unidiff.identities.subjects import DTYPES
+        from unidiff.paths import COSTS
+
+        check_name("cost", self.cost, COSTS)
+        check_count("nodes", self.nodes)
+        if not self.steps:
+            raise ValueError("steps must name at least one number of steps, got none")
+        for steps in self.steps:
+            if check_count("steps", steps) > self.nodes:
+                raise ValueError(
+                    f"steps must be at most the {self.nodes} steps between candidates (nodes), got {steps}"
+                )
+        check_once("steps", [str(steps) for steps in self.steps])
+        check_count("n", self.n, least=2)
+        check_count("draws", self.draws, 0)
+        if self.descend and self.cost not in ("ddim", "euler", "dpm++2m"):
+            raise ValueError(f"descend is for the cost of a sampler, ddim, euler or dpm++2m, got {self.cost!r}")
+        check_name("dtype", self.dtype, DTYPES)
+        check_seed(self.seed)
+        check_world(self.world, dense=False)
+        label(self.condition)
+        check_device(self.device)
+        check_folder("out", self.out)
+
+    @property
+    def method(self) -> str:
+        """The sampler whose draws are measured."""
+        return self.cost if self.cost in ("ddim", "euler", "dpm++2m") else "ancestral"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    options = parse(PathsOptions, arguments, "unidiff paths")
+    options.check()
+    from unidiff.identities.subjects import DTYPES
+
+    core = load(options.checkpoint, options.world, options.device, DTYPES[options.dtype])
+    document, figure = measure(options, core)
+    figure.savefig(options.out / "paths.png", dpi=150, facecolor="white")
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    (options.out / "paths.json").write_text(text, encoding="utf-8")
+    if options.json:
+        print_json(document)
+    else:
+        show(document, Console())
+    return 0
+
+
+def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], Any]:
+    """The document and the picture; writes the grids. Raises ValueError for data or a cost that do not fit the core."""
+    from unidiff.paths import search
+    from unidiff.report import Bars
+    from unidiff.report.paths import paths
+
+    # As many data as draws, so that the distance between them is not the data's own scatter.
+    data, _, _ = measured_on(dataclasses.replace(options, n=max(options.n, options.draws)), core)
+    condition = check_condition(labels_of(options, data), 1.0, len(data.x), getattr(core.denoiser, "num_classes", None))
+    began = time.monotonic()
+    found = search(
+        core, data.x, max(options.steps), options.cost, nodes=options.nodes, samples=options.n, condition=condition,
+        seed=options.seed,
+    )  # fmt: skip
+    spent = time.monotonic() - began
+    options.out.mkdir(parents=True, exist_ok=True)
+    blocks: dict[str, dict[str, Any]] = {}
+    grids: dict[str, TimeGrid] = {}
+    with Bars() as bars:
+        for number, steps in enumerate(sorted(options.steps)):
+            bars.update("paths", number, len(options.steps), f"{steps} steps")
+            grids = _grids(options, core, found, steps)
+            blocks[str(steps)] = {name: _row(options, core, found, grid, data.x) for name, grid in grids.items()}
+            ranking = found.rank(steps)
+            best = grids.get(DESCENDED, grids[SEARCHED])
+            best.save(options.out / f"{options.cost}-{steps}.json", core.schedule)
+            blocks[str(steps)][SEARCHED] |= {"rival": ranking.rival, "needed": ranking.needed}
+    document = {
+        "cost": options.cost, "unit": found.prices.unit, "search": found.label, "data": data.name, "n": found.prices.samples,
+        "nodes": found.candidates.steps, "method": options.method, "draws": options.draws, "seconds": spent,
+        "device": options.device, "steps": blocks,
+    }  # fmt: skip
+    levels = {name: core.schedule.log_snr(grid.times).detach().cpu().numpy() for name, grid in grids.items()}
+    inner = core.schedule.log_snr(found.candidates.times[[-1, 1]]).detach().clamp(-30.0, 30.0).tolist()
+    names = [name for name in grids if name != DESCENDED]
+    costs = {name: [(int(k), block[name]["cost"]) for k, block in blocks.items() if name in block] for name in names}
+    return document, paths(levels, costs, found.prices.unit, (inner[0], inner[1]))
+
+
+def _grids(options: PathsOptions, core: "Diffusion", found: "Search", steps: int) -> "dict[str, TimeGrid]":
+    from unidiff.paths import handmade, refine
+
+    made = handmade(core.schedule, steps, float(found.candidates.times[0]))
+    grids = {SEARCHED: found.grid(steps)}
+    if options.descend and options.condition is None:
+        method: Any = options.cost
+        grids[DESCENDED] = refine(core, [grids[SEARCHED], *made.values()], method, seed=options.seed)
+    return grids | made
+
+
+def _row(options: PathsOptions, core: "Diffusion", found: "Search", grid: "TimeGrid", data: Any) -> dict[str, Any]:
+    """A grid's cost at the candidates nearest to it, and how far its draws are from the data."""
+    cost, error = found.prices.total(found.nearest(grid))
+    row: dict[str, Any] = {"cost": cost, "standard_error": error, "times": grid.times.tolist()}
+    if options.draws:
+        row["distance"] = _distance(options, core, grid, data)
+    return row
+
+
+def _distance(options: PathsOptions, core: "Diffusion", grid: "TimeGrid", data: Any) -> float:
+    import torch
+
+    from unidiff.core.sampling import sample
+    from unidiff.train import metrics
+
+    generator = torch.Generator(data.device).manual_seed(options.seed)
+    method: Any = options.method
+    x = sample(core, options.draws, method=method, grid=grid, generator=generator, dtype=data.dtype)
+    lines = metrics.directions(data[0].numel(), 256, torch.Generator().manual_seed(0))
+    return metrics.sliced_wasserstein(x.flatten(1), data.flatten(1), lines)
+
+
+def show(document: dict[str, Any], console: Console) -> None:
+    """The document as a table, a block for each number of steps."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{document['search']} search, cost {document['cost']} on {document['n']} of {document['data']}, "
+        f"{document['nodes']} steps between candidates, {document['seconds']:.1f} s",
+        title_justify="left",
+    )
+    for name in ("steps", "grid", f"cost, {document['unit']}", "± s.e.", "sliced W1"):
+        table.add_column(name, justify="left" if name == "grid" else "right")
+    for steps, block in document["steps"].items():
+        for name, row in block.items():
+            distance = f"{row['distance']:.4f}" if "distance" in row else "–"
+            style = "bold" if name in (SEARCHED, DESCENDED) else None
+            table.add_row(steps, name, f"{row['cost']:.5g}", f"{row['standard_error']:.2g}", distance, style=style)
+        table.add_section()
+    console.print(table)
+    console.print("hand-made grids at the candidates nearest to them", style="dim")
+    for steps, block in document["steps"].items():
+        if block[SEARCHED]["needed"]:
+            row = block[SEARCHED]
+            told = f"{steps} steps: {document['n']} samples do not tell the path from {row['rival']}"
+            console.print(f"{told}; about {row['needed']} would")

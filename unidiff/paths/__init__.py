@@ -1,0 +1,39 @@
+"""The fifth view's other half: which few times to stop at. Costs of steps, exact shortest paths, and what they are worth."""
+
+from __future__ import annotations
+
+from unidiff.paths.cost import Cost, CostTable, CustomCost, Draws, Prices
+from unidiff.paths.deviation import Deviation
+from unidiff.paths.dynamic import Paths, brute_force, shortest
+from unidiff.paths.elbo import ELBOCost
+from unidiff.paths.energy import EnergyCost
+from unidiff.paths.girsanov import KLBound
+from unidiff.paths.gradient import refine
+from unidiff.paths.handmade import handmade
+from unidiff.paths.pairs import MultistepDeviation, PairTable
+from unidiff.paths.search import COSTS, Ranking, RankWarning, Search, search, search_path
+
+__all__ = [
+    "COSTS",
+    "Cost",
+    "CostTable",
+    "CustomCost",
+    "Deviation",
+    "Draws",
+    "ELBOCost",
+    "EnergyCost",
+    "KLBound",
+    "MultistepDeviation",
+    "PairTable",
+    "Paths",
+    "Prices",
+    "RankWarning",
+    "Ranking",
+    "Search",
+    "brute_force",
+    "handmade",
+    "refine",
+    "search",
+    "search_path",
+    "shortest",
+]
