@@ -50,6 +50,9 @@ MUTANTS_DXMI: tuple[Mutant, ...] = (
     Mutant("DxMI path weights: V_0's sign", LOSSES, "log_ratio - value(last,", "log_ratio + value(last,"),
     Mutant("DxMI path weights: of the first level", LOSSES, "torch.zeros(last.shape[0], dtype", "torch.ones(last.shape[0], dtype"),
     Mutant("DxMI path weights: all of them count", LOSSES, "effective_size(log_weights)", "effective_size(0 * log_weights)"),
+    Mutant("DxMI contrast of levels: data noised to t_0", LOSSES, "noised(value.levels, x0, k, noise), states", "noised(value.levels, x0, 0 * k, noise), states"),
+    Mutant("DxMI contrast of levels: all by V_0", LOSSES, "(value(x, k) for x in", "(value(x, 0 * k) for x in"),
+    Mutant("DxMI contrast of levels: levels and walks change places", LOSSES, ".repeat_interleave(batch)", ".repeat(batch)"),
     # -- the policies
     Mutant("DxMI value gradient: ε̂ for the slope", POLICY, "law.log_var[k - 1].exp() / level.sigma", "law.log_var[k - 1].exp()"),
     Mutant("DxMI value gradient: √v", POLICY, "law.log_var[k - 1].exp() / level.sigma", "(0.5 * law.log_var[k - 1]).exp() / level.sigma"),

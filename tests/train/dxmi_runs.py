@@ -83,6 +83,7 @@ KINDS = {"cores": with_cores, "one core": with_one_core, "a grid": with_a_grid}
 OPTIONS: dict[str, dict[str, Any]] = {
     "theory": {},
     "resampled": {"weighted": True},
+    "everywhere": {"everywhere": True, "difference": 0.0, "ladder": 0.0},
     "schedule": {"velocity": "schedule", "decay": "constant"},
     "published": {"published": True},
 }

@@ -129,6 +129,8 @@ def test_data_that_do_not_fit_are_refused(given: Any, message: str) -> None:
         ({"velocity_rate": 1.5}, r"velocity_rate must lie in \[0, 1\], got 1.5"),
         ({"target_average": 1.0}, r"target_average must lie in \[0, 1\), got 1.0"),
         ({"average": -0.1}, r"average must lie in \[0, 1\), got -0.1"),
+        ({"everywhere": 1}, "everywhere must be True or False, got 1"),
+        ({"everywhere": True, "weighted": True}, "everywhere must be False with weighted"),
         ({"weighted": 1}, "weighted must be True or False, got 1"),
         ({"published": "no"}, "published must be True or False, got 'no'"),
         ({"seed": -1}, "seed must be an integer"),

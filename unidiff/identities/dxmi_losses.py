@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unidiff.ebm.dxmi.objectives import anchor, contrast, difference, ladder
+from unidiff.ebm.dxmi.objectives import anchor, compared, contrast, difference, ladder
 from unidiff.identities.case import Case
 from unidiff.identities.chains import denoiser_kappa
 from unidiff.identities.dxmi_setting import ROWS, STEPS, Setting, Worlds
@@ -56,6 +56,30 @@ class ContrastGradient(Algebraic):
                 size = at_p.abs().max() + at_pi.abs().max()
                 kappa = (size + gamma * size.square() * fixed.abs().sum()).expand_as(own)
                 yield Sides(own, pulled + 2 * gamma * bound, kappa)
+
+
+@register
+class ContrastOfLevels(Worlds):
+    """What item 39 compares at each level: the exact value's energies of noised data and of states. κ: the densities'."""
+
+    name = "dxmi-contrast-levels"
+    statement = (
+        r"\left(V_k^*(A_kx_0+S_k\varepsilon),\,V_k^*(y_k)\right)=-\tau\left(\log q_k(x_{t_k}),\,\log q_k(y_k)\right)"
+    )
+    views = ("ebm",)
+    source = "Hinton 2002, eq. 5; Wang et al. 2023, which noises both sides; items 39 and 40"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        setting = Setting.of(case)
+        laws = setting.noised()
+        data = [_along(setting, k, "contrast") for k in range(STEPS)]
+        states = torch.stack([_along(setting, k, "contrast states")[2] for k in range(STEPS)])
+        x0, noise = torch.cat([level[0] for level in data]), torch.cat([level[1] for level in data])
+        own = compared(setting.value, x0, noise, states)
+        for k in range(STEPS):
+            rows = torch.full((ROWS,), k, device=case.device)
+            for found, x in zip(own, (data[k][2], states[k]), strict=True):
+                yield Sides(found[k], -laws[k].log_prob(x), (k + 1) * setting.kappa(x, rows))
 
 
 @register

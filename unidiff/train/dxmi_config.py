@@ -43,6 +43,8 @@ class DxMIConfig:
             a cosine.
         velocity: "adaptive" lets the auxiliary law follow the chain, "schedule" keeps the forward process.
         velocity_rate: share of a round in the adaptive velocities' average.
+        everywhere: take the contrast at every level below the prior, between the noised data and the chain's own states,
+            summed, and not at t_0 alone; a level's height is then for γ to hold, so leave out ladder and difference.
         weighted: weigh the energy's negatives so that they stand for draws of e^{-V} and not of the policy.
         target_average: decay a round of the average of the value that targets are of, in [0, 1).
         average: decay a round of what the run returns, in [0, 1).
@@ -73,6 +75,7 @@ class DxMIConfig:
     gamma: float = 0.1
     velocity: Velocity = "adaptive"
     velocity_rate: float = 0.01
+    everywhere: bool = False
     weighted: bool = False
     target_average: float = 0.99
     average: float = 0.99
@@ -102,7 +105,12 @@ class DxMIConfig:
         for name in ("target_average", "average"):
             if not 0.0 <= check_real(name, getattr(self, name)) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        check_flag("everywhere", self.everywhere)
         check_flag("weighted", self.weighted)
+        if self.everywhere and self.weighted:
+            raise ValueError(
+                "everywhere must be False with weighted, whose weights stand for draws of e^{-V_0}, got True"
+            )
         check_flag("published", self.published)
         if self.out is not None:
             check_type("out", self.out, str)

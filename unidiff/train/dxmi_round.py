@@ -1,7 +1,7 @@
 r"""One round of DxMI as work on fixed tensors, so that a GPU can replay it: walk, value, policy, averages.
 
     walk      x_{t_N} … x_{t_0} ~ π; v_k ← average of ‖x_{t_k} − α x_{t_{k−1}}‖²/D
-    value     contrast + difference + anchor, one step of AdamW
+    value     contrast + difference + anchor + ladder, one step of AdamW
     policy    control, one step of AdamW on the network and the table of variances
     averages  of the value for targets, of both for the end
 
@@ -22,7 +22,7 @@ from unidiff.core.chain import ReverseChain
 from unidiff.core.denoising import noise_error
 from unidiff.core.gaussian import Gaussian
 from unidiff.ebm.dxmi.law import AuxiliaryLaw
-from unidiff.ebm.dxmi.objectives import anchor, contrast, cost_to_go, difference, ladder, path_weights
+from unidiff.ebm.dxmi.objectives import anchor, compared, contrast, cost_to_go, difference, ladder, path_weights
 from unidiff.ebm.dxmi.policy import StepPolicy, ValueGradient, drawn, first_log_var, walk
 from unidiff.ebm.dxmi.value import Value, trainable
 from unidiff.ebm.model import EnergyModel
@@ -164,25 +164,32 @@ class Round:
     ) -> list[Tensor]:
         """A step of the energy and value, before the policy's; returns what it is told by."""
         config, law, choices = self.config, self.law, self.config.choices
-        with torch.no_grad():
-            weights, effective = None, later.new_full((), float(states.shape[1]))
-            if config.weighted:
-                weights, effective = self._weighed(value, step, states, later, k)
+        weights, effective, none = None, later.new_full((), float(states.shape[1])), later.new_zeros(())
+        if config.weighted:
+            weights, effective = self._weighed(value, step, states, later, k)
+        at_data, at_chain = self._compared(value, states)
+        each = [contrast(*pair, self.gamma, weights) for pair in zip(at_data, at_chain, strict=True)]
+        parts = [torch.stack(each).sum(), none]
+        if config.difference:
             known = Value(self.lagged, value.levels) if choices.lagged else value
-            target = cost_to_go(known, law, step, earlier, later, k, choices, target=True)
-        zero = torch.zeros(states.shape[1], dtype=torch.long, device=states.device)
-        at_data, at_chain = value(self._noised(), zero), value(states[0], zero)
-        parts = [
-            contrast(at_data, at_chain, self.gamma, weights),
-            difference(value, later, k, target),
-            *self._held(value),
-        ]
+            with torch.no_grad():
+                target = cost_to_go(known, law, step, earlier, later, k, choices, target=True)
+            parts[1] = difference(value, later, k, target)
+            self._count(0, target)
+        parts += self._held(value)
         shares = (config.contrast, config.difference, config.anchor, config.ladder)
         loss = sum(share * part for share, part in zip(shares, parts, strict=True) if share)
-        self._count(0, at_data, at_chain, target)
+        self._count(0, at_data, at_chain)
         norm = self._descend(self.value_optimizer, self.value_parameters, loss)  # pyright: ignore
-        return [at_data.mean(), at_chain.mean(), *parts, effective, norm]
+        return [at_data[0].mean(), at_chain[0].mean(), *parts, effective, norm]
 
+    def _compared(self, value: Value, states: Tensor) -> tuple[Tensor, Tensor]:
+        """V_k at noised data and at the walks' own states, ``[K, B]`` each: at t_0, or at all levels but the prior's."""
+        asked = states[: self.law.steps] if self.config.everywhere else states[:1]
+        x0 = self._drawn(asked.shape[0] * asked.shape[1])
+        return compared(value, x0, self._normal(x0), asked)
+
+    @torch.no_grad()
     def _weighed(self, value: Value, step: Gaussian, states: Tensor, later: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of the walks that were made, whose steps have the laws ``step``."""
         earlier = states[:-1].flatten(0, 1)
@@ -231,11 +238,6 @@ class Round:
             k = torch.randint(1, self.law.steps + 1, (config.batch,), generator=self.generator, device=x0.device)
             found[1] = ladder(value, x0, k, self._normal(x0))
         return found
-
-    def _noised(self) -> Tensor:
-        """Data at t_0."""
-        x0, start = self._drawn(self.config.batch), self.law.start.to(self.data)
-        return start[0] * x0 + start[1] * self._normal(x0)
 
     def _drawn(self, count: int) -> Tensor:
         rows = torch.randint(len(self.data), (count,), generator=self.generator, device=self.data.device)

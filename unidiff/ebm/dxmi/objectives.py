@@ -7,10 +7,12 @@ r"""What DxMI minimises: five losses, each an expectation that a theorem of maxi
     ladder      E_{q_{k−1}} log(1 + e^{−ℓ_k}) + E_{q_k} log(1 + e^{ℓ_k}),  ℓ_k = V_k − V_{k−1}    value: items 40, 47
 
 in nats (V/τ), with sums over the D numbers of a state throughout: an entropy counts every dimension, and so must a cost.
-The first is the gradient of KL(q_0‖e^{−V}) − KL(π‖e^{−V}) and moves the energy alone; the second and third are dynamic
-programming over the chain's steps; the last two hold the value to what it must be at the optimum, −log of the noised
-data: the fourth its slope, where there are data, the fifth its height, by telling each level's data from the next one's.
-The regulariser keeps the energy bounded and biases the fixed point by about γτ in total variation, so γ goes to 0.
+The first is the gradient of KL(q_0‖e^{−V}) − KL(π‖e^{−V}) and moves the energy alone. It may be taken at every level, of
+KL(q_k‖e^{−V_k}) − KL(π_k‖e^{−V_k}) with π_k the chain's law of x_{t_k}: at the optimum π_k = q_k and V_k = −log q_k too.
+The second and third are dynamic programming over the chain's steps; the last two hold the value to what it must be at the
+optimum, −log of the noised data: the fourth its slope, where there are data, the fifth its height, by telling each level's
+data from the next one's. The regulariser keeps the energy bounded and biases the fixed point by about γτ in total
+variation, so γ goes to 0.
 
 Yoon et al. 2024, "Maximum entropy inverse reinforcement learning of diffusion models with energy-based models", algorithm 1;
 what its published code does otherwise is :class:`Choices`.
@@ -87,6 +89,20 @@ def contrast(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor
     return data.mean() - mean(drawn) + gamma * (data.square().mean() + mean(drawn.square()))
 
 
+def compared(value: Value, x0: Tensor, noise: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """V_k at noised data and V_k at a chain's own states, ``[K, B]`` each: what a contrast at K levels compares.
+
+    Args:
+        x0: data ``[K·B, *E]``, the first B for level 0.
+        noise: ε, ``[K·B, *E]``.
+        states: x_{t_0} … x_{t_{K−1}} of B walks, ``[K, B, *E]``.
+    """
+    count, batch = states.shape[:2]
+    k = torch.arange(count, device=states.device).repeat_interleave(batch)
+    at_data, at_chain = (value(x, k) for x in (noised(value.levels, x0, k, noise), states.flatten(0, 1)))
+    return at_data.reshape(count, batch), at_chain.reshape(count, batch)
+
+
 def cost_to_go(
     value: Value,
     law: AuxiliaryLaw,
@@ -145,14 +161,15 @@ def ladder(value: Value, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
         k: which step lies between them, ``[R]`` in 1 … N.
         noise: ε, ``[2, R, *E]``.
     """
-    near, far = (_noised(value.levels, x, at, e) for x, at, e in zip(x0, (k - 1, k), noise, strict=True))
+    near, far = (noised(value.levels, x, at, e) for x, at, e in zip(x0, (k - 1, k), noise, strict=True))
     states = torch.cat([near, far])
     above, below = (value(states, at.repeat(2)) for at in (k, k - 1))
     at_near, at_far = (above - below).chunk(2)
     return F.softplus(-at_near).mean() + F.softplus(at_far).mean()
 
 
-def _noised(levels: NoiseLevel, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+def noised(levels: NoiseLevel, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
+    """A_k x_0 + S_k ε, ``[R, *E]``, of data and ε ``[R, *E]`` at the steps k ``[R]`` of a law's levels."""
     level = levels[k].to(x0)
     return right_expand(level.alpha, x0) * x0 + right_expand(level.sigma, x0) * noise
 
