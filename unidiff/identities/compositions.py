@@ -145,7 +145,7 @@ class MixtureIsNoised(Algebraic):
         ]
         known = -reference_log_prob(case, z, level.alpha, level.sigma)
         kappa = 4 * (log_prob_kappa(case, z, level.alpha, level.sigma) + 2 / tau)
-        weights = world.weights.to(torch.float64)
+        weights = world.weights.to("cpu", torch.float64)
         told = mixture(*models, weights=3 * weights, log_z=-constants / tau)
         yield Sides(told.energy(z, t), known, kappa)
         shares = weights * (constants / tau).exp()

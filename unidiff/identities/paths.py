@@ -48,7 +48,7 @@ def has_ends(case: Case) -> bool:
 
 def even(case: Case, levels: Tensor) -> TimeGrid:
     """The times of log-SNRs ``levels``, from data to noise; the last is moved to t = 1 where it is as good as there."""
-    times = case.schedule.time(levels).detach().cpu()
+    times = case.schedule.time(levels.to(case.device)).detach().cpu()
     return TimeGrid(torch.cat([times[:-1], torch.ones(1, dtype=torch.float64)]))
 
 
