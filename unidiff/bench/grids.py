@@ -4,7 +4,8 @@ The data are halved, class by class; one half trains a core and a classifier, an
 
 bound    the diffusion terms of the variational bound on K steps, above those of 1000: the path of the ELBO's own prices
 samples  Fréchet distance of the classifier's features, for DDIM and DPM-Solver++(2M): the path of the sampler's own prices
-         (searched), and where gradient descent through the sampler goes from the best grid (descended)
+         (searched), and where descent of the energy distance to the data, through the sampler, goes from the best grid
+         (descended); it sees pixels and the half trained on, never the classifier
 
 Hand-made grids are uniform, quadratic, Karras', even in log-SNR, and the two published ones of AYS. A search's seconds are
 beside those of drawing 10 000 samples in 50 steps. Written to the folder ``out``: grids.json, and every grid found.
@@ -184,7 +185,7 @@ class Bench:
 
         def descend(steps: int) -> None:
             made, searched = handmade(self.core.schedule, steps), paths[0].grid(steps)
-            descended = refine(self.core, [searched, *made.values()], method, seed=seed)
+            descended = refine(self.core, [searched, *made.values()], method, data=self.seen, seed=seed)
             grids[steps] = {"searched": searched, "descended": descended} | made
 
         with self.fast():
@@ -291,7 +292,7 @@ def run(options: GridsBenchOptions) -> dict[str, Any]:
     console = Console(stderr=options.json, width=max(140, Console().width))
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options, console)
-    named = dataclasses.asdict(options) | {"out": str(options.out), "reference": str(options.reference)}
+    named = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     del named["json"]
     told: dict[str, Any] = {"options": named, "device": machine.named(bench.device)}
     work = {"bound": bound, "samples": samples}
@@ -308,7 +309,7 @@ def run(options: GridsBenchOptions) -> dict[str, Any]:
     if "samples" in told:
         spent = told["samples"]["seconds"]
         console.print(
-            f"a search {statistics.mean(spent['search']):.1f} s; {AFTER} samples in {STEPS_AFTER} steps {spent['draws']:.1f} s; "
-            f"the halves of the data are {told['samples']['noise']:.2g} apart"
+            f"a search {statistics.mean(spent['search']):.1f} s; {AFTER} samples in {STEPS_AFTER} steps "
+            f"{spent['draws']:.1f} s; the halves of the data are {told['samples']['noise']:.2g} apart"
         )
     return told

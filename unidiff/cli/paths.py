@@ -36,7 +36,8 @@ class PathsOptions:
             from a teacher's trajectory); kl-bound (nats of holding the network's answer still).
         nodes: how many steps the candidates make.
         n: how many data (or walks of the teacher) costs are measured on.
-        descend: go on from the best grids by gradient descent through the sampler, for ddim, euler and dpm++2m.
+        descend: go on from the best grid by gradient descent through the sampler, to where the law of its ends is nearest to
+            the data's; for ddim, euler and dpm++2m.
         draws: samples of each grid whose distance to the data is measured; 0 for none. Of a cost in nats they are ancestral.
         condition: a class, or "labels", each datum's own; None is the unconditional model.
         device: where to compute.
@@ -133,7 +134,7 @@ def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], A
     with Bars() as bars:
         for number, steps in enumerate(sorted(options.steps)):
             bars.update("paths", number, len(options.steps), f"{steps} steps")
-            grids = _grids(options, core, found, steps)
+            grids = _grids(options, core, found, data.x, steps)
             blocks[str(steps)] = {name: _row(options, core, found, grid, data.x) for name, grid in grids.items()}
             ranking = found.rank(steps)
             best = grids.get(DESCENDED, grids[SEARCHED])
@@ -151,14 +152,14 @@ def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], A
     return document, paths(levels, costs, found.prices.unit, (inner[0], inner[1]))
 
 
-def _grids(options: PathsOptions, core: "Diffusion", found: "Search", steps: int) -> "dict[str, TimeGrid]":
+def _grids(options: PathsOptions, core: "Diffusion", found: "Search", data: Any, steps: int) -> "dict[str, TimeGrid]":
     from unidiff.paths import handmade, refine
 
     made = handmade(core.schedule, steps, float(found.candidates.times[0]))
     grids = {SEARCHED: found.grid(steps)}
     if options.descend and options.condition is None:
         method: Any = options.cost
-        grids[DESCENDED] = refine(core, [grids[SEARCHED], *made.values()], method, seed=options.seed)
+        grids[DESCENDED] = refine(core, [grids[SEARCHED], *made.values()], method, data=data, seed=options.seed)
     return grids | made
 
 
