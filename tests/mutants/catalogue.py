@@ -14,6 +14,7 @@ from tests.mutants.learning import MUTANTS_LEARNING
 from tests.mutants.methods import MUTANTS_METHODS
 from tests.mutants.mutant import Mutant
 from tests.mutants.optima import MUTANTS_OPTIMA
+from tests.mutants.paths import MUTANTS_PATHS
 from tests.mutants.reaching import MUTANTS_REACHING
 from tests.mutants.score_langevin import MUTANTS_LANGEVIN
 from tests.mutants.score_likelihood import MUTANTS_LIKELIHOOD
@@ -111,11 +112,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("optimal variance with b for b²", CHAIN, "2 * self.row(self.table.on_x0.log(), k, xt)", "self.row(self.table.on_x0.log(), k, xt)"),
     Mutant("prior variance is the posterior's", CHAIN, "torch.where(torch.isneginf(posterior), posterior, prior)", "torch.where(torch.isneginf(posterior), prior, posterior)"),
     Mutant("ancestral noise: variance for deviation", TABLES, "noise = (0.5 * member.log_var).exp()", "noise = member.log_var.exp()"),
-    Mutant("2M: the extrapolation loses its ½", TABLES, "half_inverse_r[1:] = 0.5 * h[1:] / h[:-1]", "half_inverse_r[1:] = h[1:] / h[:-1]"),
-    Mutant("2M: r upside down", TABLES, "0.5 * h[1:] / h[:-1]", "0.5 * h[:-1] / h[1:]"),
+    Mutant("2M: the extrapolation loses its ½", TABLES, "half_inverse_r[1:] = 0.5 * torch", "half_inverse_r[1:] = torch"),
+    Mutant("2M: r upside down", TABLES, "torch.where(torch.isfinite(h[1:]), h[1:], 0.0) / h[:-1]", "h[:-1] / h[1:]"),
     Mutant("flow by Euler with the SDE's drift", TABLES, "rate = -0.5 * (1 + eta**2) * schedule", "rate = -1.0 * schedule"),
     Mutant("Euler–Maruyama: variance for deviation", TABLES, "eta * (-dt * schedule.diffusion2(steps.t)).sqrt())", "eta * (-dt * schedule.diffusion2(steps.t)))"),
-    Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t).detach()", "keep_x0=-(target.alpha * half_s).detach()"),
+    Mutant("Heun corrects with Euler's slope twice", TABLES, "keep_x0=-(target.alpha * half_t)", "keep_x0=-(target.alpha * half_s)"),
     Mutant("folding drops the network's share of x", SAMPLING, "table.on_xt + table.on_x0 * skip,", "table.on_xt,"),
     Mutant("folding in the state's dtype", SAMPLING, "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma)\n        skip, out = network.x0_coefficients(level)", "level = NoiseLevel(table.t, table.log_snr, table.alpha, table.sigma).to(like)\n        skip, out = network.x0_coefficients(level)"),
     Mutant("learned variance between the rules, reversed", CHAIN, "prior.lerp(lower, 1 - fraction)", "prior.lerp(lower, fraction)"),
@@ -194,4 +195,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *MUTANTS_METHODS,
     *MUTANTS_CONTRASTIVE,
     *MUTANTS_DXMI,
+    *MUTANTS_PATHS,
 )  # fmt: skip

@@ -22,7 +22,7 @@ from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
-from unidiff.paths import CostTable, CustomCost, Draws, ELBOCost
+from unidiff.paths import CostTable, CustomCost, Draws, ELBOCost, PairTable
 from unidiff.worlds import Gaussian, OracleDenoiser
 
 C2 = 0.49  # the data's variance in items 62 to 64
@@ -65,6 +65,13 @@ def enumerated(cost: Tensor, steps: int) -> float:
     return min(sum(float(cost[a, b]) for a, b in itertools.pairwise((0, *between, last))) for between in inner)
 
 
+def paired(cost: Tensor, path: tuple[int, ...]) -> float:
+    """A path's total where a step's price reads the step before; the first reads none, and has its own place."""
+    steps = list(itertools.pairwise(path))
+    before = [*path[2:], path[-1]]
+    return sum(float(cost[a, b, h]) for (a, b), h in zip(steps, before, strict=True))
+
+
 def round_core(case: Case, dim: int = 1) -> Diffusion:
     """The case's schedule and the exact denoiser of N(0, C2 I)."""
     eye = torch.eye(dim, dtype=torch.float64, device=case.device)
@@ -86,7 +93,7 @@ def snr(case: Case, grid: TimeGrid) -> Tensor:
 class ShortestIsEnumerated(OncePerSchedule):
     """Item 61: the dynamic programme against all paths, for every K, on the bound's prices and on drawn ones.
 
-    κ: the sums.
+    And where a step's price reads the step before. κ: the sums.
     """
 
     name = "shortest-path"
@@ -106,6 +113,18 @@ class ShortestIsEnumerated(OncePerSchedule):
             told = torch.tensor([table.total(found.path(k))[0] for k in range(1, count + 1)], dtype=torch.float64)
             yield Sides(found.values.cpu(), known, known)
             yield Sides(told, known, known)
+        few, last = heard(case, 6), 6
+        drawn = case.uniform("pair costs", last + 1, last + 1, last + 1).cpu()
+        pairs = PairTable(few, drawn[None], torch.ones(1, dtype=torch.float64), 0, "drawn", "units")
+        best = pairs.shortest(last)
+        every = [
+            min(paired(drawn, (0, *inner, last)) for inner in itertools.combinations(range(1, last), k - 1))
+            for k in range(1, last + 1)
+        ]
+        known = torch.tensor(every, dtype=torch.float64)
+        told = torch.tensor([pairs.total(best.path(k))[0] for k in range(1, last + 1)], dtype=torch.float64)
+        yield Sides(best.values.cpu(), known, known)
+        yield Sides(told, known, known)
 
 
 @register

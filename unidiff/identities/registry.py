@@ -74,6 +74,7 @@ _GROUPS = (
     "compositions",
     "normalisers",
     "paths",
+    "paths_prices",
 )
 _KNOWN: dict[str, Identity] = {}
 

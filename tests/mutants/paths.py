@@ -1,0 +1,42 @@
+"""Mutants of the path view: its costs, its shortest paths, the walk and the distance that a grid descends by."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+ELBO, DEVIATION, PAIRS, BOUND, ENERGY, DESCENT = (
+    f"paths/{name}.py" for name in ("elbo", "deviation", "pairs", "girsanov", "energy", "gradient")
+)
+TABLES, CHAIN, SAMPLING = "core/tables.py", "core/chain.py", "core/sampling.py"
+
+MUTANTS_PATHS: tuple[Mutant, ...] = (
+    # -- costs
+    Mutant("ELBO cost: the errors of the earlier time", ELBO, "errors[:, j]", "errors[:, i]"),
+    Mutant("ELBO cost: one number for D", ELBO, "dim * Gaussian(mean, own).kl(model)", "Gaussian(mean, own).kl(model)"),
+    Mutant("ELBO cost: optimal variance without the posterior's", ELBO, "torch.logaddexp(own, 2 * on_x0.log() + everyones.log())", "2 * on_x0.log() + everyones.log()"),
+    Mutant("ELBO cost: b for b²", ELBO, "2 * on_x0.log() + everyones.log()", "on_x0.log() + everyones.log()"),
+    Mutant("ELBO cost: the variance's KL upside down", ELBO, "Gaussian(mean, own).kl(model)", "model.kl(Gaussian(mean, own))"),
+    Mutant("deviation: from where it came", DEVIATION, "- teacher.x[:k])", "- teacher.x[k])"),
+    Mutant("deviation: another sampler's step", DEVIATION, "times.times[j], self.method)", 'times.times[j], "ddim")'),
+    Mutant("deviation: a mean for a mean of squares", DEVIATION, ".flatten(2).square().sum(2)\n            found", ".flatten(2).abs().sum(2)\n            found"),
+    Mutant("deviation: absolute is relative", DEVIATION, "if relative else torch.ones_like(levels.alpha)", "if True else torch.ones_like(levels.alpha)"),
+    Mutant("multistep price: extrapolates the other way", PAIRS, "change = x0[j] - x0[j + 1 :]", "change = x0[j + 1 :] - x0[j]"),
+    Mutant("multistep price: half a cross term", PAIRS, "square + 2 * pull", "square + pull"),
+    Mutant("multistep price: κ twice in x̂_0", PAIRS, "(now.on_x0 + now.on_kept)", "now.on_x0"),
+    Mutant("paths of pairs: the pair before, turned round", PAIRS, "path[-2], path[-1]", "path[-1], path[-2]"),
+    Mutant("paths of pairs: no step before counts as one", PAIRS, "before = torch.cat([path[2:], path[-1:]])", "before = torch.cat([path[1:-1], path[-1:]])"),
+    Mutant("KL bound: the guess of the fine step's end", BOUND, "(said[1 : j + 1] - said[j])", "(said[:j] - said[j])"),
+    Mutant("KL bound: SNR for half of it", BOUND, "0.5 * (snr[:-1] - snr[1:])", "(snr[:-1] - snr[1:])"),
+    Mutant("KL bound: summed from the data", BOUND, "terms.flip(1).cumsum(1).flip(1)", "terms.cumsum(1)"),
+    Mutant("energy's price: the value upside down", ENERGY, "+ self._asked(xs, float(t[earlier])) - here", "- self._asked(xs, float(t[earlier])) + here"),
+    Mutant("energy's price: entropy left out", ENERGY, "cost = step.log_prob(xs) - forward", "cost = -forward"),
+    Mutant("energy's price: an energy of the wrong level", ENERGY, "self._asked(xs, float(t[earlier]))", "self._asked(xs, float(t[later]))"),
+    # -- descent
+    Mutant("descent: the register forgotten", DESCENT, "a * x + b * x0 + g * kept, c", "a * x + b * x0, c"),
+    Mutant("energy distance without the cross term's two", DESCENT, "2 * torch.cdist(x, y).mean()", "torch.cdist(x, y).mean()"),
+    Mutant("energy distance with the diagonal", DESCENT, "return torch.pdist(v).mean()", "return torch.cdist(v, v).mean()"),
+    # -- what the core gained
+    Mutant("tables: a lone step of another method", TABLES, "rows_of(Steps(schedule, s, t), method)", 'rows_of(Steps(schedule, s, t), "ddim")'),
+    Mutant("chain: other steps with this grid's table", CHAIN, "there.table, there._beside = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior), {}", "there._beside = {}"),
+    Mutant("trajectory: a state that goes on changing", SAMPLING, "states.append(now.clone())", "states.append(now)"),
+)  # fmt: skip
