@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unidiff.paths.cost import Cost, CostTable, CustomCost, Draws, Prices
 from unidiff.paths.deviation import Deviation
-from unidiff.paths.dynamic import Paths, brute_force, shortest
+from unidiff.paths.dynamic import Paths, beam, brute_force, shortest
 from unidiff.paths.elbo import ELBOCost
 from unidiff.paths.energy import EnergyCost
 from unidiff.paths.girsanov import KLBound
@@ -30,6 +30,7 @@ __all__ = [
     "RankWarning",
     "Ranking",
     "Search",
+    "beam",
     "brute_force",
     "handmade",
     "refine",

@@ -58,7 +58,7 @@ class PairTable(Prices):
                 path.append(int(where[path[-2], path[-1]]))
             values.append(best)
             paths.append(torch.tensor(path))
-        return Paths.of(torch.stack(values), paths, "exact")
+        return Paths(torch.stack(values), tuple(paths), "exact")
 
 
 @dataclass(frozen=True)
