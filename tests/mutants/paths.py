@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-ELBO, DEVIATION, PAIRS, BOUND, ENERGY, DESCENT = (
-    f"paths/{name}.py" for name in ("elbo", "deviation", "pairs", "girsanov", "energy", "gradient")
+DYNAMIC, ELBO, DEVIATION, PAIRS, BOUND, ENERGY, DESCENT = (
+    f"paths/{name}.py" for name in ("dynamic", "elbo", "deviation", "pairs", "girsanov", "energy", "gradient")
 )
 TABLES, CHAIN, SAMPLING = "core/tables.py", "core/chain.py", "core/sampling.py"
 
 MUTANTS_PATHS: tuple[Mutant, ...] = (
+    # -- shortest paths
+    Mutant("shortest path: the dearest", DYNAMIC, "torch.amin(before[:, :j] + into[j, :j], 1, out=after[:, j])", "torch.amax(before[:, :j] + into[j, :j], 1, out=after[:, j])"),
+    Mutant("shortest path: out of j, not into it", DYNAMIC, ".triu(1), c, math.inf).mT.contiguous()", ".triu(1), c, math.inf).contiguous()"),
+    Mutant("shortest path: any number of steps will do", DYNAMIC, "before, after = least[:-1], least[1:]", "before, after = least[1:], least[1:]"),
+    Mutant("shortest path: the price of the first step left out", DYNAMIC, "least[0, 0] = 0.0", "least[0, :] = 0.0"),
+    Mutant("shortest path: traced by another number of steps", DYNAMIC, "(least[: most - back] + into[at]).argmin(1)", "(least[1 : most - back + 1] + into[at]).argmin(1)"),
+    Mutant("shortest path: traced to the dearest", DYNAMIC, "+ into[at]).argmin(1)", "+ into[at]).argmax(1)"),
     # -- costs
     Mutant("ELBO cost: the errors of the earlier time", ELBO, "errors[:, j]", "errors[:, i]"),
     Mutant("ELBO cost: one number for D", ELBO, "dim * Gaussian(mean, own).kl(model)", "Gaussian(mean, own).kl(model)"),

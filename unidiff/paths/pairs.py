@@ -47,7 +47,7 @@ class PairTable(Prices):
         value = torch.full((size, size), torch.inf, dtype=torch.float64)
         value[:last, last] = self.mean[:last, last, last]
         came: list[Tensor] = []
-        values, paths = [], []
+        values, nodes = [], torch.full((most, most + 1), -1)
         for k in range(1, most + 1):
             if k > 1:
                 value, where = (value[None] + cost).min(2)
@@ -57,8 +57,9 @@ class PairTable(Prices):
             for where in reversed(came):
                 path.append(int(where[path[-2], path[-1]]))
             values.append(best)
-            paths.append(torch.tensor(path))
-        return Paths(torch.stack(values), tuple(paths), "exact")
+            if torch.isfinite(best):
+                nodes[k - 1, : k + 1] = torch.tensor(path)
+        return Paths(torch.stack(values), nodes, "exact")
 
 
 @dataclass(frozen=True)
