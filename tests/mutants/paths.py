@@ -11,12 +11,15 @@ TABLES, CHAIN, SAMPLING = "core/tables.py", "core/chain.py", "core/sampling.py"
 
 MUTANTS_PATHS: tuple[Mutant, ...] = (
     # -- shortest paths
-    Mutant("shortest path: the dearest", DYNAMIC, "torch.amin(before[:, :j] + into[j, :j], 1, out=after[:, j])", "torch.amax(before[:, :j] + into[j, :j], 1, out=after[:, j])"),
-    Mutant("shortest path: out of j, not into it", DYNAMIC, ".triu(1), c, math.inf).mT.contiguous()", ".triu(1), c, math.inf).contiguous()"),
-    Mutant("shortest path: any number of steps will do", DYNAMIC, "before, after = least[:-1], least[1:]", "before, after = least[1:], least[1:]"),
-    Mutant("shortest path: the price of the first step left out", DYNAMIC, "least[0, 0] = 0.0", "least[0, :] = 0.0"),
-    Mutant("shortest path: traced by another number of steps", DYNAMIC, "(least[: most - back] + into[at]).argmin(1)", "(least[1 : most - back + 1] + into[at]).argmin(1)"),
-    Mutant("shortest path: traced to the dearest", DYNAMIC, "+ into[at]).argmin(1)", "+ into[at]).argmax(1)"),
+    Mutant("paths: the dearest for the cheapest", DYNAMIC, "torch.amin(known[:, :j] + into[j, :j], 1, out=new[:, j])", "torch.amax(known[:, :j] + into[j, :j], 1, out=new[:, j])"),
+    Mutant("paths: the last step before may not be taken", DYNAMIC, "torch.amin(known[:, :j] + into[j, :j], 1,", "torch.amin(known[:, : max(j - 1, 1)] + into[j, : max(j - 1, 1)], 1,"),
+    Mutant("paths: the cost of the step is forgotten", DYNAMIC, "torch.amin(known[:, :j] + into[j, :j], 1,", "torch.amin(known[:, :j] + 0.9 * into[j, :j], 1,"),
+    Mutant("paths: back-tracking is off by one step", DYNAMIC, "at = (least[first - back : high - back] + into", "at = (least[first - back + 1 : high - back + 1] + into"),
+    Mutant("paths: back-tracking by the next step's cost alone", DYNAMIC, "at = (least[first - back : high - back] + into", "at = (0 * least[first - back : high - back].nan_to_num(posinf=0) + into"),
+    Mutant("beam: the width is ignored", DYNAMIC, "torch.isfinite(ranked[:width])", "torch.isfinite(ranked[:1])"),
+    Mutant("beam: the dearest are kept", DYNAMIC, "costs.sort(dim=0, stable=True)", "costs.nan_to_num(posinf=-1e9).sort(dim=0, stable=True, descending=True)"),
+    Mutant("beam: a step's cost for the path's", DYNAMIC, "costs[row, i] = spent[row] + _costs(", "costs[row, i] = _costs("),
+    Mutant("beam: a state from before the step", DYNAMIC, "torch.cat([_asked(step, states, at, r, to)[1] for", "torch.cat([states[r] for"),
     # -- costs
     Mutant("ELBO cost: the errors of the earlier time", ELBO, "errors[:, j]", "errors[:, i]"),
     Mutant("ELBO cost: one number for D", ELBO, "dim * Gaussian(mean, own).kl(model)", "Gaussian(mean, own).kl(model)"),

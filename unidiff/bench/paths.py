@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,8 @@ def measured(problem: Problem, runs: int = 25) -> Times:
             same = found.values.tolist() == values
             if not same or [found.path(k + 1).tolist() for k in range(problem.most)] != paths:
                 raise RuntimeError(f"{problem}: the {'paths' if same else 'values'} differ; nothing to compare")
-            ours[threads] = medians({"ours": lambda: shortest(cost, problem.most)}, torch.device("cpu"), runs)["ours"]
+            work: dict[str, Callable[[], object]] = {"ours": lambda: shortest(cost, problem.most)}
+            ours[threads] = medians(work, torch.device("cpu"), runs)["ours"]
     finally:
         torch.set_num_threads(before)
     return Times(slow, ours)

@@ -22,7 +22,7 @@ from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
-from unidiff.paths import CostTable, CustomCost, Draws, ELBOCost, PairTable
+from unidiff.paths import CostTable, CustomCost, Draws, ELBOCost, PairTable, beam
 from unidiff.worlds import Gaussian, OracleDenoiser
 
 C2 = 0.49  # the data's variance in items 62 to 64
@@ -125,6 +125,35 @@ class ShortestIsEnumerated(OncePerSchedule):
         told = torch.tensor([pairs.total(best.path(k))[0] for k in range(1, last + 1)], dtype=torch.float64)
         yield Sides(best.values.cpu(), known, known)
         yield Sides(told, known, known)
+        yield from self._beams(case, last)
+
+    @staticmethod
+    def _beams(case: Case, last: int) -> Iterable[Sides]:
+        """A price that reads the places seen so far, which a beam carries as its state; and one that reads nothing."""
+        flat = case.uniform("beam costs", last + 1, last + 1).cpu()
+
+        def walk(path: tuple[int, ...], read: float) -> float:
+            paid, seen = 0.0, float(last)
+            for i, j in reversed(list(itertools.pairwise(path))):
+                paid, seen = paid + float(flat[i, j]) + read * (seen % 3), seen + i
+            return paid
+
+        for read, width in ((0.0, 1), (0.4, 2**last)):
+
+            def step(seen: Tensor, j: Tensor, i: Tensor, read: float = read) -> tuple[Tensor, Tensor]:
+                return flat[i, j] + read * (seen % 3), seen + i.double()
+
+            found = beam(last + 1, last, torch.tensor(float(last), dtype=torch.float64), step, width)
+            every = [
+                min(walk((0, *inner, last), read) for inner in itertools.combinations(range(1, last), k - 1))
+                for k in range(1, last + 1)
+            ]
+            known = torch.tensor(every, dtype=torch.float64)
+            told = torch.tensor(
+                [walk(tuple(found.path(k).tolist()), read) for k in range(1, last + 1)], dtype=torch.float64
+            )
+            yield Sides(found.values, known, known)
+            yield Sides(told, known, known)
 
 
 @register

@@ -1,8 +1,8 @@
 r"""The cheapest path of K steps through a candidate grid, for every K at once.
 
 Of candidate times t_0 < … < t_N a path of K steps takes the indices 0 = i_0 < i_1 < … < i_K = N. It costs
-Σ_m c[i_{m−1}, i_m], where c[i, j] is the cost of the step from t_j down to t_i. The least cost F_k[j] of k steps between 0
-and j obeys
+Σ_m c[i_{m−1}, i_m], where c[i, j] is the cost of the step from t_j down to t_i. The least cost F_k[j] of k steps between
+0 and j obeys
 
     F_0[j] = 0 if j = 0 else ∞,        F_{k+1}[j] = min_{i<j} F_k[i] + c[i, j],        V_K = F_K[N]
 
@@ -29,6 +29,9 @@ from unidiff.core.boundary import check_count, check_floating, check_type
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _MOST_BRUTE = 12
+# Of 2^15 numbers on, torch splits a sum between the CPU's threads; to wait for them at every node costs more than it saves,
+# and on a machine that has other work a hundred times as much.
+_SERIAL = 2**15 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,9 @@ def shortest(cost: Tensor, most: int) -> Paths:
     before, after = least[:-1], least[1:]
     for j in range(1, size):
         # What leads to j has been settled for every k: one pass over c, where a product a step would make ``most``.
-        torch.amin(before[:, :j] + into[j, :j], 1, out=after[:, j])
+        rows = _rows(c, most, j)
+        for known, new in zip(before.split(rows), after.split(rows), strict=True):
+            torch.amin(known[:, :j] + into[j, :j], 1, out=new[:, j])
     values = after[:, -1].clone()
     nodes = _traced(least, into).masked_fill_(torch.isinf(values)[:, None], -1)
     return Paths(values, nodes, "exact")
@@ -103,13 +108,21 @@ def _traced(least: Tensor, into: Tensor) -> Tensor:
     most, last = len(least) - 1, len(into) - 1
     nodes = torch.full((most, most + 1), -1, device=into.device)
     nodes.diagonal(1).fill_(last)
-    at = torch.full((most,), last, device=into.device)
-    for back in range(most):
-        # Row r is now at the end of r + 1 steps; the first of equal minima is the lowest index.
-        at = (least[: most - back] + into[at]).argmin(1)
-        nodes[back:].diagonal().copy_(at)
-        at = at[1:]
+    rows = _rows(into, most, len(into))
+    for low in range(0, most, rows):
+        high = min(low + rows, most)
+        at = torch.full((high - low,), last, device=into.device)
+        for back in range(high):
+            # The paths of more than ``back`` steps are still on their way; of equal minima argmin takes the first.
+            first = max(low, back)
+            at = (least[first - back : high - back] + into.index_select(0, at[first - high :])).argmin(1)
+            nodes[first:high, first - back :].diagonal().copy_(at)
     return nodes
+
+
+def _rows(cost: Tensor, most: int, columns: int) -> int:
+    """How many of ``most`` rows of so many columns to take at a time."""
+    return most if cost.is_cuda else max(1, _SERIAL // columns)
 
 
 def total(cost: Tensor, path: Tensor) -> Tensor:
