@@ -48,7 +48,7 @@ def test_a_quick_run_measures_every_identity_in_both_dtypes(quick) -> None:
     only64 |= {"sampled-bound", "bound-gap", "importance-is-likelihood"}
     only64 |= {"weighted-elbo-gradients", "hybrid-step", "schedule-step", "optimal-variance-table"}
     only64 |= {"guided-runs", "entry-error-of-gaussian", "step-control"}
-    only64 |= {"dual-averaging-is-closed", "chains-are-steps", "warm-up-is-search"}
+    only64 |= {"dual-averaging-is-closed", "chains-are-steps", "warm-up-is-search", "nan-is-told"}
     # A gap that is small beside its terms, and a gradient of responsibilities.
     only64 |= {"steady-gap", "guidance-is-control"}
     only64 |= {"steady-reach", "steering-normaliser", "steering-parents", "resampling-means"}

@@ -123,6 +123,23 @@ def test_divergent_chains_on_a_gpu_come_back_finite() -> None:
     assert caught.value.x.shape == (3, 2)
 
 
+@pytest.mark.parametrize("kernel", [MALA(0.5), HMC(0.4, leapfrog=5)])
+def test_a_nan_of_the_law_stops_a_captured_run_and_a_later_one_counts_anew(kernel: Kernel) -> None:
+    bad = torch.full((), torch.nan, device="cuda", dtype=torch.float64)
+    law = Target.from_energy(lambda x: torch.where(x.abs().amax(1) > 3, bad, 0.5 * x.square().sum(1)))
+    run, said = Langevin(law, kernel), []
+    for graph in (run, run, Langevin(law, kernel, graph=False)):
+        with pytest.raises(FloatingPointError, match="energy must not be NaN .* after step 128;") as caught:
+            graph(start().clamp(-1, 1), 1000, generator=seeded(1))
+        said.append(str(caught.value))
+    assert len(set(said)) == 1
+    # The same captures, of a law that has become sound: zero beyond the wall.
+    bad.fill_(torch.inf)
+    found = run(start().clamp(-1, 1), 300, generator=seeded(1))
+    assert found.divergent is not None and int(found.divergent.sum()) > 0
+    assert float(found.x.abs().max()) <= 3
+
+
 @pytest.mark.parametrize("run", [annealed_langevin, predictor_corrector])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_captured_anneal_is_the_eager_one(run, schedule: str) -> None:

@@ -19,8 +19,8 @@ MUTANTS_LANGEVIN: tuple[Mutant, ...] = (
     Mutant("BAOAB: the second drift forgets its ½", FREE, "x = add_scaled(x, 0.5 * step_size, velocity)\n        score", "x = add_scaled(x, step_size, velocity)\n        score"),
     # -- Metropolis
     Mutant("leapfrog: the first kick is whole", METROPOLIS, "momentum = add_scaled(momentum, 0.5 * step_size, score)", "momentum = add_scaled(momentum, step_size, score)"),
-    Mutant("leapfrog: the last kick uses no ½", METROPOLIS, "add_scaled(momentum, 0.5 * step_size, score)\n\n", "add_scaled(momentum, step_size, score)\n\n"),
-    Mutant("leapfrog: half kicks between", METROPOLIS, "momentum = add_scaled(momentum, step_size, law.score(x))", "momentum = add_scaled(momentum, 0.5 * step_size, law.score(x))"),
+    Mutant("leapfrog: the last kick uses no ½", METROPOLIS, "add_scaled(momentum, 0.5 * step_size, score), lost", "add_scaled(momentum, step_size, score), lost"),
+    Mutant("leapfrog: half kicks between", METROPOLIS, "    momentum = add_scaled(momentum, step_size, score)", "    momentum = add_scaled(momentum, 0.5 * step_size, score)"),
     Mutant("MALA: ε = √δ", METROPOLIS, "(2 * step_size) ** 0.5, 1, normal", "step_size**0.5, 1, normal"),
     Mutant("kinetic energy without its ½", METROPOLIS, "kinetic = 0.5 * (", "kinetic = 1.0 * ("),
     Mutant("the kinetic term forgotten: random-walk acceptance", METROPOLIS, "log_accept = potential + kinetic", "log_accept = potential"),

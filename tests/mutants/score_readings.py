@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 FLOW, MODEL, TARGET, ENTRY = "score/flow.py", "score/model.py", "mcmc/target.py", "score/entry.py"
 ANNEALED, CORRECTOR, ODE = "score/annealed.py", "score/corrector.py", "score/ode.py"
 RUNNING, BLOCKS, ADAPTATION = "mcmc/running.py", "mcmc/blocks.py", "mcmc/adaptation.py"
+METROPOLIS = "mcmc/metropolis.py"
 
 MUTANTS_READINGS: tuple[Mutant, ...] = (
     # -- guidance and labels
@@ -50,6 +51,10 @@ MUTANTS_READINGS: tuple[Mutant, ...] = (
     Mutant("a fall counts whole", BLOCKS, "log_accept.clamp(max=DIVERGENT).abs()", "log_accept.abs()"),
     Mutant("a fall diverges", BLOCKS, "divergent = log_accept < -DIVERGENT", "divergent = log_accept.abs() > DIVERGENT"),
     Mutant("a divergence from 100 nats", BLOCKS, "DIVERGENT = 1000.0", "DIVERGENT = 100.0"),
+    Mutant("a NaN far out stops a run", BLOCKS, "lost < self.beyond", "lost < torch.inf"),
+    Mutant("a NaN of the law is a rejection", RUNNING, "held & ~chains.tally[LOST:].any()", "held"),
+    Mutant("a NaN slope of a wall is a NaN of the law", METROPOLIS, "nan = nan & ~torch.isinf(log_prob)", "nan = nan & True"),
+    Mutant("a NaN is looked for at the end alone", METROPOLIS, "seen.append(_glance(x, score, log_prob))\n        momentum", "pass\n        momentum"),
     # -- the warm-up
     Mutant("dual averaging: γ = 0.1", ADAPTATION, "GAMMA, DELAY, KAPPA = 0.05,", "GAMMA, DELAY, KAPPA = 0.1,"),
     Mutant("dual averaging: κ = ½", ADAPTATION, "10.0, 0.75", "10.0, 0.5"),

@@ -80,7 +80,7 @@ def annealed(
     Raises:
         TypeError: a model that is no EnergyModel, a kernel that rejects nothing.
         ValueError: an energy without time, counts or log-SNRs out of range, both or neither of n and x, x of another shape.
-        Divergence: chains are no longer finite, or have run away.
+        Divergence, FloatingPointError: as :func:`unidiff.mcmc.langevin`.
     """
     check_model(model)
     if model.schedule is None:

@@ -140,7 +140,7 @@ class HmcBalance(_Balance):
         step = right_expand(0.4 * level.sigma, x)
         forward = case.normal("hmc", *x.shape)
         start = kernel.start(law, x)
-        end, last = leapfrog(law, start, forward, step, 3)
+        end, last, _ = leapfrog(law, start, forward, step, 3)
         yield from self._moves(case, kernel, step, forward, -last, (start, end))
 
     def _densities(
@@ -175,7 +175,7 @@ class LeapfrogVolume(Algebraic):
 
         with torch.enable_grad():
             start = State(both[:, :dim], law.score(both[:, :dim]))
-            end, last = leapfrog(law, start, both[:, dim:], step, 2)
+            end, last, _ = leapfrog(law, start, both[:, dim:], step, 2)
             out = torch.cat([end.x, last], 1)
             rows = [torch.autograd.grad(out[:, k].sum(), both, retain_graph=True)[0] for k in range(2 * dim)]
         jacobian = torch.stack(rows, 1)

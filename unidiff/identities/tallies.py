@@ -1,4 +1,4 @@
-r"""What a run of chains says of itself, against its steps taken one by one, and the step size that its warm-up ends with."""
+r"""What a run of chains says of itself, against its steps one by one: tallies, warm-up, and a law that becomes NaN."""
 
 from __future__ import annotations
 
@@ -187,3 +187,76 @@ class WarmUpIsSearch(_OfGaussian):
             average = m**-0.75 * log_step + (1 - m**-0.75) * average
         own = torch.tensor([math.log(found.step_size)], dtype=torch.float64)
         yield Sides(own, torch.full_like(own, average), torch.full_like(own, 1 + 20 * math.sqrt(count)) * 64)
+
+
+@register
+class NaNIsTold(_OfGaussian):
+    """A trajectory says how far out it met a NaN of the law, and a run stops at one; at no wall, and at none far out.
+
+    Beyond one and a half deviations of the narrowest direction the energy, or the score, is NaN; or the energy is +∞ and
+    its score NaN. By hand: the trajectory, which drifts where the energy is a constant and ends where the score is NaN.
+    κ: the deviation and what the steps visit.
+    """
+
+    name = "nan-is-told"
+    statement = (
+        r"\ell=\min\{\max\vert x_j\vert:\ j\leq L,\ \vert x_j\vert<\infty,\ "
+        r"E(x_j)\ \mathrm{or}\ \nabla E(x_j)\ \mathrm{NaN},\ E(x_j)\neq\infty\}"
+    )
+    source = "Neal 2011, section 3.2; the trajectory itself"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        world = case.world
+        assert isinstance(world, Gaussian)
+        narrow = float(torch.linalg.eigvalsh(world.covariance)[0].sqrt())
+        normal = case.normal("nan", 1, CHAINS, *world.event_shape)
+        noise = Noise(normal, case.uniform("nan accepts", 1, CHAINS))
+        x, edge = world.mean + 0.5 * narrow * torch.cos(case.x0[:CHAINS]), 1.5 * narrow
+
+        def away(y: Tensor) -> Tensor:
+            return (y - world.mean).abs().amax(1)
+
+        def wall(y: Tensor) -> Tensor:
+            # The root's slope out there is 0·NaN.
+            return torch.where(away(y) > edge, torch.inf, (edge - away(y)).sqrt() - world.log_prob(y, check=False))
+
+        nan = Target.from_energy(lambda y: torch.where(away(y) > edge, torch.nan, -world.log_prob(y, check=False)))
+        lame = Target.from_score(lambda y: torch.where(away(y)[:, None] > edge, torch.nan, world.score(y, check=False)))
+        for kernel, step, leaps in ((MALA(0.9 * narrow**2), math.sqrt(1.8) * narrow, 1), (HMC(narrow, 3), narrow, 3)):
+            for law, drifts in ((nan, True), (lame, False)):
+                known = self._by_hand(world, x, step, leaps, normal[0], edge, drifts)
+                met = torch.isfinite(known)
+                own = kernel.step(law, kernel.start(law, x), kernel.step_size, normal[0], noise.uniform[0]).lost  # pyright: ignore
+                assert own is not None
+                yield Sides((own < torch.inf).double(), met.double(), torch.ones_like(own))
+                reach = torch.where(met, known, 0.0)
+                yield Sides(torch.where(own < torch.inf, own, 0.0), reach, leaps * (narrow + reach))
+                yield self._stops(law, kernel, x, noise, bool(met.any()))
+            yield self._stops(Target.from_energy(wall), kernel, x, noise, False)
+        # 10¹⁵ deviations out, past where a chain has run away.
+        far = Noise(1e15 * (1 + x.abs().amax()) / narrow * normal, noise.uniform)
+        yield self._stops(nan, MALA(0.9 * narrow**2), x, far, False)
+
+    @staticmethod
+    def _by_hand(
+        world: Gaussian, x: Tensor, step: float, leaps: int, normal: Tensor, edge: float, drifts: bool
+    ) -> Tensor:
+        precision, met = torch.linalg.inv(world.covariance), torch.full_like(x[:, 0], torch.inf)
+        y, q = x, normal - 0.5 * step * (x - world.mean) @ precision
+        for _ in range(leaps):
+            y = y + step * q
+            out = (y - world.mean).abs().amax(1) > edge
+            reach = y.abs().amax(1)
+            met = torch.where(out & (torch.isinf(met) | (drifts & (reach < met))), reach, met)
+            q = q - torch.where(out[:, None], 0.0, step * (y - world.mean) @ precision)
+        return met
+
+    @staticmethod
+    def _stops(law: Target, kernel: MALA | HMC, x: Tensor, noise: Noise, expected: bool) -> Sides:
+        try:
+            langevin(law, x, 1, kernel=kernel, noise=noise)
+            stopped = 0.0
+        except FloatingPointError:
+            stopped = 1.0
+        own = torch.tensor([stopped], dtype=torch.float64)
+        return Sides(own, torch.full_like(own, float(expected)), torch.ones_like(own))

@@ -22,6 +22,7 @@ from unidiff.mcmc.target import Target
 
 # A leapfrog whose energy has risen by more than this has left its level set (Betancourt 2017, section 6.2; Stan's own).
 DIVERGENT = 1000.0
+LOST = 4  # the tally's row
 
 
 class Eager:
@@ -29,8 +30,10 @@ class Eager:
 
     Attributes:
         state: where they are.
-        tally: ``[4, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge (a fall counts up
-            to ``DIVERGENT``), divergent, and |path error| (0 where the law's own log-density was used); else ``[0, B]``.
+        beyond: how far out a chain has run away, ``[]``.
+        tally: ``[5, B]``, of a kernel that rejects: accepted, |energy error| where it did not diverge (a fall counts up
+            to ``DIVERGENT``), divergent, |path error| (0 where the law's own log-density was used), and lost, to a NaN of
+            the law within ``beyond``; else ``[0, B]``.
         adaptation: the warm-up's search for a step size, or None.
         path: the positions after each step of the last block, if those are asked for.
     """
@@ -40,14 +43,15 @@ class Eager:
         law: Target,
         kernel: Kernel,
         state: State,
+        beyond: Tensor,
         generator: torch.Generator | None,
         adaptation: DualAveraging | None = None,
     ) -> None:
-        self.law, self.kernel, self.state = law, kernel, state
+        self.law, self.kernel, self.state, self.beyond = law, kernel, state, beyond
         self.generator, self.adaptation = generator, adaptation
         self.traced = False
         self.path: list[Tensor] = []
-        self.tally = state.x.new_zeros((4 if kernel.metropolis else 0, state.x.shape[0]))
+        self.tally = state.x.new_zeros((5 if kernel.metropolis else 0, state.x.shape[0]))
 
     def prepare(self, lengths: set[int], traced: bool) -> None:
         """Say whether blocks leave their path; their lengths need no preparation."""
@@ -73,7 +77,7 @@ class Eager:
             if self.traced:
                 self.path.append(move.state.x)
             if move.log_accept is not None and move.accepted is not None:
-                self._count(move.accepted, move.log_accept, move.path_error)
+                self._count(move.accepted, move.log_accept, move.path_error, move.lost)
 
     def _draw(self, n: int, x: Tensor) -> Noise:
         normal = torch.randn((n, *x.shape), generator=self.generator, dtype=x.dtype, device=x.device)
@@ -81,7 +85,7 @@ class Eager:
             return Noise(normal)
         return Noise(normal, torch.rand((n, x.shape[0]), generator=self.generator, dtype=x.dtype, device=x.device))
 
-    def _count(self, accepted: Tensor, log_accept: Tensor, path_error: Tensor | None) -> None:
+    def _count(self, accepted: Tensor, log_accept: Tensor, path_error: Tensor | None, lost: Tensor | None) -> None:
         if self.adaptation is not None:
             self.adaptation.update(log_accept)
         # A rise of the energy is a trajectory gone astray; a fall, from a start far out, is a chain on its way in.
@@ -90,8 +94,11 @@ class Eager:
         path_error = torch.zeros_like(error) if path_error is None else path_error.abs()
         steady = torch.where(divergent, 0.0, torch.stack([error, path_error]))
         self.tally[0].add_(accepted)
-        self.tally[1::2].add_(steady)
+        self.tally[1:4:2].add_(steady)
         self.tally[2].add_(divergent)
+        # Further out, or at no finite position, a law may well be NaN (∞ − ∞): there the step was at fault, not the law.
+        if lost is not None:
+            self.tally[LOST].add_(lost < self.beyond)
 
 
 class Captured:
@@ -104,7 +111,7 @@ class Captured:
         adaptation = None
         if chains.adaptation is not None:
             adaptation = DualAveraging(chains.kernel.step_size, chains.adaptation.acceptance, x)
-        self.eager = Eager(chains.law, chains.kernel, self.state, self.own, adaptation)
+        self.eager = Eager(chains.law, chains.kernel, self.state, chains.beyond.clone(), self.own, adaptation)
         self.source: torch.Generator | None = None
         self.path: list[Tensor] = []
         self._traced = False
@@ -115,6 +122,16 @@ class Captured:
     def tally(self) -> Tensor:
         """As :class:`Eager`'s."""
         return self.eager.tally
+
+    @property
+    def law(self) -> Target:
+        """As :class:`Eager`'s."""
+        return self.eager.law
+
+    @property
+    def beyond(self) -> Tensor:
+        """As :class:`Eager`'s."""
+        return self.eager.beyond
 
     @property
     def adaptation(self) -> DualAveraging | None:
@@ -155,4 +172,4 @@ class Captured:
     @staticmethod
     def _registers(chains: Eager | Captured) -> list[Tensor]:
         search = () if chains.adaptation is None else chains.adaptation.registers
-        return [*chains.state.tensors(), chains.tally, *search]
+        return [*chains.state.tensors(), chains.beyond, chains.tally, *search]

@@ -15,11 +15,17 @@ nothing of the size of x is subtracted, as it is in (‖x′ − x − δs‖² 
 
 log π(x′) − log π(x) is the law's own where it has one, else the score's integral (:mod:`unidiff.mcmc.path`). An error
 of e in it moves an acceptance probability by at most the factor e^{±e}; the estimate of it is good where it is small.
+
+A law that is NaN where it is asked has no H′, and the proposal is not accepted; but to reject it is no answer either: a
+law that has become NaN would hold its chains still for ever. So a proposal says how far out it met a NaN, for the run to
+stop at (:mod:`unidiff.mcmc.running`). Where log π is infinite the density is zero, or has a pole, and its slope may be
+NaN: that is a rejection like any other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -81,8 +87,10 @@ class HMC(Kernel):
 
 def leapfrog(
     law: Target, state: State, momentum: Tensor, step_size: float | Tensor, steps: int
-) -> tuple[State, Tensor]:
-    """``steps`` leapfrog steps from ``state`` with ``momentum`` ``[B, *E]``: the state and momentum at the end.
+) -> tuple[State, Tensor, Tensor]:
+    """``steps`` leapfrog steps from ``state`` with ``momentum`` ``[B, *E]``: the end's state and momentum, and ``lost``.
+
+    ``lost`` is that of :class:`~unidiff.mcmc.state.Move`, ``[B]``; on the way a NaN is seen only of a ``joint`` law.
 
     Args:
         law: what the chains run on.
@@ -93,18 +101,39 @@ def leapfrog(
     """
     x, score = state.x, state.score
     momentum = add_scaled(momentum, 0.5 * step_size, score)
+    seen: list[list[Tensor]] = []
     for _ in range(steps - 1):
         x = add_scaled(x, step_size, momentum)
-        momentum = add_scaled(momentum, step_size, law.score(x))
+        score, log_prob = law.evaluate(x) if law.joint else (law.score(x), None)
+        if law.joint:
+            seen.append(_glance(x, score, log_prob))
+        momentum = add_scaled(momentum, step_size, score)
     x = add_scaled(x, step_size, momentum)
     score, log_prob = law.evaluate(x)
-    return State(x, score, log_prob), add_scaled(momentum, 0.5 * step_size, score)
+    seen.append(_glance(x, score, log_prob))
+    lost = _lost(*(torch.stack(each) if len(seen) > 1 else each[0][None] for each in zip(*seen, strict=True)))
+    return State(x, score, log_prob), add_scaled(momentum, 0.5 * step_size, score), lost
+
+
+def _glance(x: Tensor, score: Tensor, log_prob: Tensor | None) -> list[Tensor]:
+    """One pass over each: the extremes of ``x``, the greatest of ``score`` and log π, ``[B]``; NaN is passed on."""
+    low, high = x.flatten(1).aminmax(dim=1)
+    return [low, high, score.flatten(1).amax(1), *([] if log_prob is None else [log_prob])]
+
+
+def _lost(low: Tensor, high: Tensor, score: Tensor, log_prob: Tensor | None = None) -> Tensor:
+    """The least max|x| of the glances ``[L, B]`` in which the law is NaN, ∞ or NaN if at no finite x, ``[B]``."""
+    nan = torch.isnan(score if log_prob is None else score + log_prob)
+    if log_prob is not None:
+        nan = nan & ~torch.isinf(log_prob)
+    # After a NaN of the score no position is finite, and max|x| is NaN itself: fmin passes over it.
+    return reduce(torch.fmin, torch.where(nan, torch.maximum(high, -low), torch.inf).unbind())
 
 
 def _propose(
     law: Target, state: State, step_size: float | Tensor, steps: int, momentum: Tensor, uniform: Tensor | None
 ) -> Move:
-    end, last = leapfrog(law, state, momentum, step_size, steps)
+    end, last, lost = leapfrog(law, state, momentum, step_size, steps)
     # ½‖p‖² − ½‖p′‖², the difference taken before the square.
     kinetic = 0.5 * ((momentum - last) * (momentum + last)).flatten(1).sum(1)
     if state.log_prob is not None and end.log_prob is not None:
@@ -116,7 +145,7 @@ def _propose(
     log_accept = torch.where(log_accept < torch.inf, log_accept, -torch.inf)
     # u in [0, 1) may be 0, whose log would accept anything; 1 − u is as uniform, and never 0.
     accepted = torch.log1p(-uniform) < log_accept  # pyright: ignore
-    return Move(_choose(accepted, end, state), end.x, log_accept, accepted, path_error)
+    return Move(_choose(accepted, end, state), end.x, log_accept, accepted, path_error, lost)
 
 
 def _choose(accepted: Tensor, end: State, state: State) -> State:

@@ -6,7 +6,8 @@ the host nor the gaps between launches are waited for. Between blocks, and only 
 looked at (about every 128 steps) and progress is told. An eager run walks the same blocks: same draws, same states.
 The blocks are the same whatever is kept: asking for a trace changes no draw.
 
-A look stops a run whose chains are not finite or have run away (:mod:`unidiff.mcmc.chains`).
+A look stops a run whose chains are not finite or have run away (:mod:`unidiff.mcmc.chains`), or whose law was NaN where
+MALA or HMC proposed, no further out than that: rejected for ever, such proposals would hold chains still in silence.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unidiff.core.boundary import (
     check_type,
 )
 from unidiff.mcmc.adaptation import DualAveraging, check_acceptance
-from unidiff.mcmc.blocks import Captured, Eager
+from unidiff.mcmc.blocks import LOST, Captured, Eager
 from unidiff.mcmc.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
 from unidiff.mcmc.state import Kernel, Noise, State
 from unidiff.mcmc.target import Target
@@ -92,13 +93,13 @@ class Langevin:
             search = None
             if adapt and wanted is not None:
                 search = DualAveraging(kernel.step_size, wanted, state.x)
-            chains = self._chains(Eager(self.target, kernel, state, generator, search), captured=self.graph)
-            _walk(chains, kernel, _Walk(warmup, None, beyond, "warm-up step", _told(on_step, 0, total)))
+            chains = self._chains(Eager(self.target, kernel, state, beyond, generator, search), self.graph)
+            _walk(chains, kernel, _Walk(warmup, None, "warm-up step", _told(on_step, 0, total)))
             state = chains.state.clone()
             kernel = kernel if chains.adaptation is None else replace(kernel, step_size=chains.adaptation.result())
         captured = False if noise is not None else self.graph
-        chains = self._chains(Eager(self.target, kernel, state, generator), captured)
-        done = _walk(chains, kernel, _Walk(steps, keep_every, beyond, "step", _told(on_step, warmup, total)), noise)
+        chains = self._chains(Eager(self.target, kernel, state, beyond, generator), captured)
+        done = _walk(chains, kernel, _Walk(steps, keep_every, "step", _told(on_step, warmup, total)), noise)
         warn_of_acceptance(done)
         return done
 
@@ -176,7 +177,6 @@ class _Walk:
 
     steps: int
     keep_every: int | None
-    beyond: Tensor
     phase: str
     on_done: Callable[[int], None]
 
@@ -197,9 +197,10 @@ def _walk(chains: Eager | Captured, kernel: Kernel, walk: _Walk, noise: Noise | 
                 for k in range(before // every, done // every):
                     trace[k].copy_(chains.path[(k + 1) * every - before - 1])
             looked = done // CHECK_EVERY > before // CHECK_EVERY or done == walk.steps
-            if looked and not _steady(chains.state.x, walk.beyond):
+            if looked and not _steady(chains):
+                _refuse_nan(chains, walk.phase, done)
                 kept = None if trace is None or every is None else trace[: done // every]
-                _diverge(_result(chains, kernel, done, kept), walk)
+                _diverge(_result(chains, kernel, done, kept), walk.phase, chains.beyond)
             walk.on_done(done)
     return _result(chains, kernel, done, trace)
 
@@ -208,7 +209,7 @@ def _result(chains: Eager | Captured, kernel: Kernel, steps: int, trace: Tensor 
     state, tally = chains.state.clone(), chains.tally
     if not kernel.metropolis:
         return Chains(state, kernel, steps, trace)
-    accepted, error, divergent, path_error = tally
+    accepted, error, divergent, path_error, _ = tally
     steady = (steps - divergent).clamp(min=1)
     # Of no proposal that held there is no mean.
     error, path_error = (torch.where(divergent == steps, torch.nan, v / steady) for v in (error, path_error))
@@ -216,15 +217,27 @@ def _result(chains: Eager | Captured, kernel: Kernel, steps: int, trace: Tensor 
     return Chains(state, kernel, steps, trace, accepted / steps, error, divergent.long(), own)
 
 
-def _steady(x: Tensor, beyond: Tensor) -> bool:
-    # Of the extremes, NaN is passed on, and nothing is less than it.
-    low, high = torch.aminmax(x)
-    return bool((high < beyond) & (-low < beyond))
+def _steady(chains: Eager | Captured) -> bool:
+    # Of the extremes, NaN is passed on, and nothing is less than it. One answer, so that a GPU is waited for once.
+    low, high = torch.aminmax(chains.state.x)
+    held = (high < chains.beyond) & (-low < chains.beyond)
+    return bool(held & ~chains.tally[LOST:].any())
 
 
-def _diverge(chains: Chains, walk: _Walk) -> None:
-    good = steady_rows(chains.x, walk.beyond)
-    raise Divergence(chains.x, good, walk.phase, chains.steps, "step_size", chains.step_size, chains[good])
+def _refuse_nan(chains: Eager | Captured, phase: str, step: int) -> None:
+    lost = chains.tally[LOST:].sum(0)
+    count, met = int(lost.sum()), int((lost > 0).sum())
+    zero = "; where the density is zero, the energy is +inf" if chains.law.name == "energy" else ""
+    if count:
+        raise FloatingPointError(
+            f"{chains.law.name} must not be NaN at a finite position, got NaN in {count} proposals of {met} of {len(lost)} "
+            f"chains, after {phase} {step}{zero}"
+        )
+
+
+def _diverge(chains: Chains, phase: str, beyond: Tensor) -> None:
+    good = steady_rows(chains.x, beyond)
+    raise Divergence(chains.x, good, phase, chains.steps, "step_size", chains.step_size, chains[good])
 
 
 def _told(on_step: OnStep | None, before: int, total: int) -> Callable[[int], None]:
@@ -273,6 +286,8 @@ def langevin(
             not finite there; steps, warmup, keep_every or acceptance out of range; acceptance without a warm-up that
             adapts; noise of another shape.
         Divergence: chains are no longer finite, or have run away. It carries the others.
+        FloatingPointError: the energy, or the score where it is finite, was NaN at a position within 10¹² (1 + max|x|)
+            that MALA or HMC proposed or came through: after which step, in how many proposals and chains (+∞ is none).
 
     Warns:
         AcceptanceWarning: chains that accepted nothing, or everything.

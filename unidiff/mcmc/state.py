@@ -59,6 +59,8 @@ class Move:
             where nothing is rejected.
         accepted: ``[B]``, bool.
         path_error: the estimated error of log_accept where it was integrated from a score, in nats, ``[B]``.
+        lost: how far out, in max|x|, the proposal met a NaN of the law, the nearest if it met several, ``[B]``; not
+            finite where it met none at a finite position. None where nothing is rejected.
     """
 
     state: State
@@ -66,6 +68,7 @@ class Move:
     log_accept: Tensor | None = None
     accepted: Tensor | None = None
     path_error: Tensor | None = None
+    lost: Tensor | None = None
 
 
 @dataclass(frozen=True)

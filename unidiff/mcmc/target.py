@@ -47,6 +47,7 @@ class Target:
         panels: for a score alone, the panels of Metropolis' path integral.
         check: raises where chains at x are not those that the law was made for: of another number than its times or
             conditions, or in another dtype than its network's.
+        joint: whether log π, where it is known, costs nothing beside the score: then a trajectory asks for both on its way.
     """
 
     score: Function
@@ -55,6 +56,7 @@ class Target:
     event_shape: tuple[int, ...] | None = None
     panels: int = 1
     check: Callable[[Tensor], object] = lambda x: None
+    joint: bool = False
 
     @staticmethod
     def of(law: Target | World) -> Target:
@@ -93,7 +95,8 @@ class Target:
             # Asked of every answer: one of another shape would broadcast.
             return _check_answer("score", function(x), x, x.shape)
 
-        return Target(at, lambda x: (at(x), None), "score", panels=check_count("panels", panels), check=check)
+        panels = check_count("panels", panels)
+        return Target(at, lambda x: (at(x), None), "score", panels=panels, check=check, joint=True)
 
     @staticmethod
     def from_energy(energy: Function, *, t: Time | None = None) -> Target:
@@ -101,7 +104,7 @@ class Target:
 
         Args:
             energy: ``energy(x) -> [B]``, −log density up to a constant, in nats, one number for each chain and of that
-                chain alone; or ``energy(x, t)`` where ``t`` is given.
+                chain alone; or ``energy(x, t)`` where ``t`` is given. +∞ is a density of zero; NaN is an error.
             t: as in :meth:`from_score`.
         """
         at, check = _at("energy", energy, t)
@@ -127,7 +130,7 @@ class Target:
             score, value = differentiate(x)
             return score, -value.detach()
 
-        return Target(lambda x: differentiate(x)[0], evaluate, "energy", check=check)
+        return Target(lambda x: differentiate(x)[0], evaluate, "energy", check=check, joint=True)
 
     @staticmethod
     def from_core(
@@ -169,7 +172,8 @@ class Target:
             check_batched("t", exact.t, x)
 
         shape = core.event_shape
-        return Target(score, lambda x: (score(x), None), "core", shape, check_count("panels", panels), check)
+        panels = check_count("panels", panels)
+        return Target(score, lambda x: (score(x), None), "core", shape, panels, check, joint=True)
 
     def begin(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The law at the start ``x`` ``[B, *E]`` of chains, as :attr:`evaluate`, if they can start there.
