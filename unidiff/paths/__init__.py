@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gymnasium
+
 from unidiff.paths.cost import Cost, CostTable, CustomCost, Draws, Prices
 from unidiff.paths.deviation import Deviation
 from unidiff.paths.dynamic import Paths, beam, brute_force, shortest
 from unidiff.paths.elbo import ELBOCost
 from unidiff.paths.energy import EnergyCost
+from unidiff.paths.env import ScheduleEnv, ScheduleMDP, ScheduleState
 from unidiff.paths.girsanov import KLBound
 from unidiff.paths.gradient import refine
 from unidiff.paths.handmade import handmade
 from unidiff.paths.pairs import MultistepDeviation, PairTable
 from unidiff.paths.search import COSTS, Ranking, RankWarning, Search, search, search_path
 
+ID = "unidiff/Schedule-v0"
+
+if ID not in gymnasium.registry:
+    gymnasium.register(ID, entry_point="unidiff.paths.env:ScheduleEnv")
+
 __all__ = [
+    "ID",
     "COSTS",
     "Cost",
     "CostTable",
@@ -29,6 +38,9 @@ __all__ = [
     "Prices",
     "RankWarning",
     "Ranking",
+    "ScheduleEnv",
+    "ScheduleMDP",
+    "ScheduleState",
     "Search",
     "beam",
     "brute_force",
