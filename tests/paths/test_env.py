@@ -11,9 +11,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
-import unidiff as ud
 from unidiff.paths import shortest
-from unidiff.paths.env import ScheduleEnv, ScheduleMDP
+from unidiff.paths.env import ScheduleEnv, ScheduleMDP, ScheduleState
 
 
 def table(last: int, seed: int = 0) -> Tensor:
@@ -54,7 +53,7 @@ def test_value_iteration_on_the_process_is_the_shortest_path() -> None:
     one = torch.zeros(1, dtype=torch.long)
     for left in range(1, steps + 1):
         for node in range(1, 10):
-            state = ud.paths.env.ScheduleState(one + node, one + left, one)
+            state = ScheduleState(one + node, one + left, one)
             for action in mdp.mask(state)[0].nonzero()[:, 0].tolist():
                 after, reward, _ = mdp.step(state, one + action)
                 total = float(reward) + float(value[int(after.left), int(after.node)])

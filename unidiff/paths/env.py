@@ -111,7 +111,7 @@ class ScheduleMDP:
         return self._open[state.instance, state.node] & self._reach[state.instance, after]
 
     def step(self, state: ScheduleState, action: Tensor) -> tuple[ScheduleState, Tensor, Tensor]:
-        """Go to the nodes ``action`` ``[B]``; returns the state, rewards (float64) and whether paths have ended, ``[B]`` each.
+        """Go to the nodes ``action`` ``[B]``; returns the state, rewards (float64) and whether paths ended, ``[B]`` each.
 
         Raises:
             ValueError: a node that is not allowed, with those that are.
