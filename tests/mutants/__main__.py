@@ -11,6 +11,8 @@ saves time and decides nothing: an identity's draws do not depend on which other
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -68,7 +70,7 @@ def run(mutant: Mutant | None, package: Path, seed: int = 0, first: str | None =
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "unidiff"
-        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(package, copy)
         if mutant is not None:
             mutate(copy / mutant.file, mutant)
         context = multiprocessing.get_context("fork")
@@ -122,6 +124,8 @@ def mutate(path: Path, mutant: Mutant) -> None:
             f"{mutant.name}: {mutant.old!r} must occur once in {mutant.file}, got {text.count(mutant.old)}"
         )
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    # What was compiled before is told by the time in seconds and the length, which may both be the same.
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -136,7 +140,9 @@ def main() -> int:
     chosen = [m for m in MUTANTS if options.only in m.name]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         # Of one moment, so that an edit during the run changes nothing.
-        package = Path(shutil.copytree(PACKAGE, Path(folder) / "unidiff"))
+        package = Path(folder) / "unidiff"
+        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(package, quiet=1)  # once for all the copies
         whole = run(None, package)
         if whole.killer or whole.crash:
             console.print(f"the package itself does not pass: {whole.killer} {whole.crash}", style="red")

@@ -5,7 +5,7 @@ The data are halved, class by class; one half trains a core and a classifier, an
 bound    the diffusion terms of the variational bound on K steps, above those of 1000: the path of the ELBO's own prices
 samples  Fréchet distance of the classifier's features, for DDIM and DPM-Solver++(2M): the path of the sampler's own prices
          (searched), and where descent of the energy distance to the data, through the sampler, goes from the best grid
-         (descended); it sees pixels and the half trained on, never the classifier
+         (descended); it sees the half trained on, as pixels or by the features of another classifier, never the judge
 
 Hand-made grids are uniform, quadratic, Karras', even in log-SNR, and the two published ones of AYS. A search's seconds are
 beside those of drawing 10 000 samples in 50 steps. Written to the folder ``out``: grids.json, and every grid found.
@@ -37,7 +37,7 @@ from unidiff.core.grid import TimeGrid
 from unidiff.core.sampling import Sampler
 from unidiff.core.times import finite_span
 from unidiff.paths import Search, handmade, refine, search
-from unidiff.rl import FitConfig, fit_classifier
+from unidiff.rl import Classifier, FitConfig, fit_classifier
 from unidiff.train import load_core, load_data, save_core
 from unidiff.train.image_metrics import frechet
 from unidiff.vae import HierarchicalVAE
@@ -50,6 +50,8 @@ FINE = 1000  # steps of the bound that excesses are above
 MEASURED = 512  # held-out data of the bound
 AFTER, STEPS_AFTER = 10_000, 50  # the draws that a search is to cost less than
 OWN = ("searched", "descended")
+Goal = Literal["features", "pixels"]
+GOALS: tuple[Goal, ...] = ("features", "pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,8 @@ class GridsBenchOptions:
         nodes: steps between a sampler's candidates; the bound has four times as many.
         walks: of the teacher, and data of the bound, that steps are priced on.
         samples: of each grid.
+        goal: what descent compares: the features of a classifier that is not the judge, or pixels.
+        rounds: of a descent.
         device: cpu, cuda or cuda:N; a GPU if there is one, if left out. On a GPU networks run in bfloat16.
         seed: of the first search.
         out: folder of grids.json, the grids found, and core.safetensors if one is trained.
@@ -86,6 +90,8 @@ class GridsBenchOptions:
     nodes: int = 64
     walks: int = 256
     samples: int = 5000
+    goal: Goal = "features"
+    rounds: int = 50
     device: str | None = None
     seed: int = 0
     out: Path = Path("grids-bench")
@@ -99,7 +105,8 @@ class GridsBenchOptions:
         for steps in self.steps:
             check_count("steps", steps, 2)
         check_once("steps", [str(steps) for steps in self.steps])
-        for name, least in (("seeds", 1), ("nodes", 2), ("walks", 16), ("samples", 100)):
+        check_name("goal", self.goal, GOALS)
+        for name, least in (("seeds", 1), ("nodes", 2), ("walks", 16), ("samples", 100), ("rounds", 1)):
             check_count(name, getattr(self, name), least)
         if not self.parts or not self.steps or max(self.steps) > self.nodes:
             raise ValueError(
@@ -116,7 +123,7 @@ class GridsBenchOptions:
 
 
 class Bench:
-    """The halves, the core and the classifier."""
+    """The halves, the core, the judge, and the classifier whose features a descent goes by."""
 
     def __init__(self, options: GridsBenchOptions, console: Console) -> None:
         self.options, self.device = options, options.place
@@ -129,11 +136,10 @@ class Bench:
         with console.status("the core"):
             self.core = self._core(few_steps.recipe(kind, options.data).teacher, seen)
         if "samples" in options.parts:
-            width, depth = (64, 2) if kind == "mlp" else (32, 3)
-            fit = FitConfig(width=width, depth=depth, steps=FIT, seed=options.seed + 1, device=str(self.device))
-            assert seen.labels is not None
-            with console.status("the classifier"):
-                self.classifier = fit_classifier(seen.x, seen.labels, fit).model
+            with console.status("the classifiers"):
+                self.judge = self._classifier(kind, seen, options.seed + 1)
+                guided = options.goal == "features"
+                self.guide = self._classifier(kind, seen, options.seed + 2).features if guided else None
             self.features = self.read(self.held_out)
             self.noise = frechet(self.read(self.seen), self.features)
 
@@ -149,10 +155,15 @@ class Bench:
             save_core(options.out / "core.safetensors", core)
         return core.to(self.device).requires_grad_(False).eval()
 
+    def _classifier(self, kind: str, seen: Any, seed: int) -> Classifier:
+        width, depth = (64, 2) if kind == "mlp" else (32, 3)
+        fit = FitConfig(width=width, depth=depth, steps=FIT, seed=seed, device=str(self.device))
+        return fit_classifier(seen.x, seen.labels, fit).model.requires_grad_(False)
+
     def read(self, x: Tensor) -> Tensor:
-        """The classifier's features of ``x``, ``[n, F]``."""
+        """The judge's features of ``x``, ``[n, F]``."""
         with torch.no_grad():
-            return torch.cat([self.classifier.features(part) for part in x.split(4096)])
+            return torch.cat([self.judge.features(part) for part in x.split(4096)])
 
     def fast(self) -> Any:
         """Networks in bfloat16 where there is a GPU."""
@@ -185,7 +196,15 @@ class Bench:
 
         def descend(steps: int) -> None:
             made, searched = handmade(self.core.schedule, steps), paths[0].grid(steps)
-            descended = refine(self.core, [searched, *made.values()], method, data=self.seen, seed=seed)
+            descended = refine(
+                self.core,
+                [searched, *made.values()],
+                method,
+                data=self.seen,
+                features=self.guide,
+                rounds=options.rounds,
+                seed=seed,
+            )
             grids[steps] = {"searched": searched, "descended": descended} | made
 
         with self.fast():

@@ -44,13 +44,15 @@ class Replay:
                         register.copy_(value)
             torch.cuda.current_stream(device).wait_stream(stream)
             try:
-                with _uncollected(), torch.cuda.graph(self._graph):
+                with _uncollected(), torch.cuda.graph(self._graph, stream=stream):
                     work()
             except RuntimeError as error:
                 raise RuntimeError(
                     "this work cannot be captured as a CUDA graph: it reads values on the host, or calls what CUDA does not "
                     f"record; graph=False runs it as it stands ({str(error).splitlines()[0]})"
                 ) from error
+        # PyTorch sets the graph's place in the generator's stream by work it leaves on the stream of the capture.
+        torch.cuda.current_stream(device).wait_stream(stream)
         if generator is not None and seed is not None:
             generator.set_state(seed)
 

@@ -77,7 +77,7 @@ class StepDeviation(Priced):
         states, said = walk_of(case, grid, draws)
         level, times = case.schedule.level(grid.times), grid.times
         alpha, sigma, lam = (v.detach() for v in (level.alpha, level.sigma, level.log_snr))
-        weight = 1 / (alpha.square() * draws.x0.var() + sigma.square()) / case.dim
+        weight = 1 / (alpha.square() * float(draws.x0.var()) + sigma.square()) / case.dim
         rate = case.schedule.log_snr_derivative(times).detach()
         drift = case.schedule.drift(times).detach()
         tables = {name: Deviation(name).measure(case.core, grid, draws).mean for name in ("ddim", "euler")}  # pyright: ignore
