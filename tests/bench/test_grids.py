@@ -46,7 +46,7 @@ def test_every_grid_has_a_figure_at_every_number_of_steps(tmp_path, monkeypatch,
         ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
         ({"minutes": 0.0}, "minutes must be positive"),
         ({"goal": "judge"}, "goal"),
-        ({"rounds": 0}, "rounds must be an integer of at least 1, got 0"),
+        ({"passes": 0}, "passes must be an integer of at least 1, got 0"),
     ],
 )
 def test_options_that_cannot_be(changes, message) -> None:

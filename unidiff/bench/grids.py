@@ -49,6 +49,7 @@ METHODS: tuple[Sampled, ...] = ("ddim", "dpm++2m")
 FINE = 1000  # steps of the bound that excesses are above
 MEASURED = 512  # held-out data of the bound
 AFTER, STEPS_AFTER = 10_000, 50  # the draws that a search is to cost less than
+RATE = 0.1  # of a descent: fewer rounds must go as far
 OWN = ("searched", "descended")
 Goal = Literal["features", "pixels"]
 GOALS: tuple[Goal, ...] = ("features", "pixels")
@@ -70,7 +71,7 @@ class GridsBenchOptions:
         walks: of the teacher, and data of the bound, that steps are priced on.
         samples: of each grid.
         goal: what descent compares: the features of a classifier that is not the judge, or pixels.
-        rounds: of a descent.
+        passes: of the network in a descent, one a step and round, each for 128 samples and back.
         device: cpu, cuda or cuda:N; a GPU if there is one, if left out. On a GPU networks run in bfloat16.
         seed: of the first search.
         out: folder of grids.json, the grids found, and core.safetensors if one is trained.
@@ -91,7 +92,7 @@ class GridsBenchOptions:
     walks: int = 256
     samples: int = 5000
     goal: Goal = "features"
-    rounds: int = 50
+    passes: int = 400
     device: str | None = None
     seed: int = 0
     out: Path = Path("grids-bench")
@@ -106,7 +107,7 @@ class GridsBenchOptions:
             check_count("steps", steps, 2)
         check_once("steps", [str(steps) for steps in self.steps])
         check_name("goal", self.goal, GOALS)
-        for name, least in (("seeds", 1), ("nodes", 2), ("walks", 16), ("samples", 100), ("rounds", 1)):
+        for name, least in (("seeds", 1), ("nodes", 2), ("walks", 16), ("samples", 100), ("passes", 1)):
             check_count(name, getattr(self, name), least)
         if not self.parts or not self.steps or max(self.steps) > self.nodes:
             raise ValueError(
@@ -202,7 +203,8 @@ class Bench:
                 method,
                 data=self.seen,
                 features=self.guide,
-                rounds=options.rounds,
+                rounds=max(1, options.passes // steps),
+                rate=RATE,
                 seed=seed,
             )
             grids[steps] = {"searched": searched, "descended": descended} | made
