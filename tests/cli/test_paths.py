@@ -58,6 +58,15 @@ def test_a_search_leaves_what_the_other_commands_take(tmp_path, capsys) -> None:
     assert status == 0 and json.loads(out)["steps"] == 3
 
 
+def test_a_policy_is_shown_beside_the_best(tmp_path, capsys) -> None:
+    status, out, _ = run(
+        capsys, "paths", *SMALL, "--cost", "ddim", "--learn", "30", "--draws", "0", "--out", str(tmp_path), "--json"
+    )
+    rows = json.loads(out)["steps"]["3"]
+    assert status == 0 and list(rows)[:2] == ["searched", "learned"]
+    assert rows["searched"]["cost"] <= rows["learned"]["cost"] < rows["Karras"]["cost"]
+
+
 def test_the_table_names_every_grid(tmp_path, capsys) -> None:
     status, out, _ = run(capsys, "paths", *SMALL, "--draws", "0", "--out", str(tmp_path / "paths"))
     words = (

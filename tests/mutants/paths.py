@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 DYNAMIC, ELBO, DEVIATION, PAIRS, BOUND, ENERGY, DESCENT = (
     f"paths/{name}.py" for name in ("dynamic", "elbo", "deviation", "pairs", "girsanov", "energy", "gradient")
 )
+POLICY, TEACHING = "paths/policy.py", "train/schedule_policy.py"
 TABLES, CHAIN, SAMPLING = "core/tables.py", "core/chain.py", "core/sampling.py"
 
 MUTANTS_PATHS: tuple[Mutant, ...] = (
@@ -45,6 +46,17 @@ MUTANTS_PATHS: tuple[Mutant, ...] = (
     Mutant("descent: the register forgotten", DESCENT, "a * x + b * x0 + g * kept, c", "a * x + b * x0, c"),
     Mutant("energy distance without the cross term's two", DESCENT, "2 * torch.cdist(x, y).mean()", "torch.cdist(x, y).mean()"),
     Mutant("energy distance with the diagonal", DESCENT, "return torch.pdist(v).mean()", "return torch.cdist(v, v).mean()"),
+    # -- a policy of grids
+    Mutant("path policy: the reference is not divided out of Z", POLICY, "- mask.sum(2).clamp(min=1).double().log()", "- 0 * mask.sum(2).clamp(min=1).double().log()"),
+    Mutant("path policy: β in the wrong place", POLICY, "mdp.costs / beta[:, m - 1, None, None]", "mdp.costs * beta[:, m - 1, None, None]"),
+    Mutant("path policy: β of another number of steps", POLICY, "mdp.costs / beta[:, m - 1, None, None]", "mdp.costs / beta[:, 0, None, None]"),
+    Mutant("path policy: the best for the sum of all", POLICY, ".logsumexp(2)", ".amax(2)"),
+    Mutant("path policy: log π alone", POLICY, ".double() + mask.sum(1).double().log()", ".double()"),
+    Mutant("path policy: what is closed is not left out", POLICY, "logits.masked_fill(~mask, -math.inf).log_softmax(1)", "logits.log_softmax(1)"),
+    Mutant("path policy: retraced upwards", POLICY, "mask, node = mdp.mask(state), path[:, h - 1]", "mask, node = mdp.mask(state), path[:, h]"),
+    Mutant("path teaching: dear paths are good", TEACHING, "worth = -cost / beta[:, :, None] - log_ratio", "worth = cost / beta[:, :, None] - log_ratio"),
+    Mutant("path teaching: KL left out", TEACHING, "beta[:, :, None] - log_ratio.detach()", "beta[:, :, None] - 0 * log_ratio.detach()"),
+    Mutant("path teaching: no baseline", TEACHING, "return -(worth - worth.mean(2, keepdim=True)) * log_ratio", "return -worth * log_ratio"),
     # -- what the core gained
     Mutant("tables: a lone step of another method", TABLES, "rows_of(Steps(schedule, s, t), method)", 'rows_of(Steps(schedule, s, t), "ddim")'),
     Mutant("chain: other steps with this grid's table", CHAIN, "there.table, there._beside = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior), {}", "there._beside = {}"),

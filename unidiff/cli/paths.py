@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unidiff.core.grid import TimeGrid
     from unidiff.paths import Search
 
-SEARCHED, DESCENDED = "searched", "descended"
+SEARCHED, LEARNED, DESCENDED = "searched", "learned", "descended"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class PathsOptions:
         n: how many data (or walks of the teacher) costs are measured on.
         descend: go on from the best grid by gradient descent through the sampler, to where the law of its ends is nearest to
             the data's; for ddim, euler and dpm++2m.
+        learn: rounds for which a policy on ``unidiff/Schedule-v0`` is taught by its walks alone, to be shown beside the
+            best; some 800 are needed. 0 teaches none. Not for dpm++2m, whose price reads the step before.
         draws: samples of each grid whose distance to the data is measured; 0 for none. Of a cost in nats they are ancestral.
         condition: a class, or "labels", each datum's own; None is the unconditional model.
         device: where to compute.
@@ -55,6 +57,7 @@ class PathsOptions:
     nodes: int = 128
     n: int = 256
     descend: bool = False
+    learn: int = 0
     draws: int = 2000
     condition: str | None = None
     device: str = "cpu"
@@ -82,6 +85,8 @@ class PathsOptions:
         check_count("draws", self.draws, 0)
         if self.descend and self.cost not in ("ddim", "euler", "dpm++2m"):
             raise ValueError(f"descend is for the cost of a sampler, ddim, euler or dpm++2m, got {self.cost!r}")
+        if check_count("learn", self.learn, 0) and self.cost == "dpm++2m":
+            raise ValueError("learn is for costs whose price reads one step alone, got 'dpm++2m'")
         check_name("dtype", self.dtype, DTYPES)
         check_seed(self.seed)
         check_world(self.world, dense=False)
@@ -132,9 +137,10 @@ def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], A
     blocks: dict[str, dict[str, Any]] = {}
     grids: dict[str, TimeGrid] = {}
     with Bars() as bars:
+        learned = _learned(options, core, found, bars) if options.learn else {}
         for number, steps in enumerate(sorted(options.steps)):
             bars.update("paths", number, len(options.steps), f"{steps} steps")
-            grids = _grids(options, core, found, data.x, steps)
+            grids = _grids(options, core, found, data.x, steps, learned.get(steps))
             blocks[str(steps)] = {name: _row(options, core, found, grid, data.x) for name, grid in grids.items()}
             ranking = found.rank(steps)
             best = grids.get(DESCENDED, grids[SEARCHED])
@@ -152,11 +158,28 @@ def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], A
     return document, paths(levels, costs, found.prices.unit, (inner[0], inner[1]))
 
 
-def _grids(options: PathsOptions, core: "Diffusion", found: "Search", data: Any, steps: int) -> "dict[str, TimeGrid]":
+def _learned(options: PathsOptions, core: "Diffusion", found: "Search", bars: Any) -> "dict[int, TimeGrid]":
+    """Where the policy stops that was taught on the prices by walks, for each number of steps."""
+    from unidiff.core.grid import TimeGrid
+    from unidiff.paths import ScheduleMDP
+    from unidiff.train.schedule_policy import SchedulePolicyConfig, fit_schedule_policy
+
+    levels = core.schedule.log_snr(found.candidates.times).detach().clamp(-40.0, 40.0)
+    mdp = ScheduleMDP(found.prices.mean, max(options.steps), log_snr=levels)
+    config = SchedulePolicyConfig(rounds=options.learn, seed=options.seed)
+    fit = fit_schedule_policy(
+        mdp, config, steps=options.steps, on_round=lambda done, rounds: bars.update("policy", done, rounds)
+    )
+    return {steps: TimeGrid(found.candidates.times[fit.policy.path(mdp, steps)]) for steps in options.steps}
+
+
+def _grids(
+    options: PathsOptions, core: "Diffusion", found: "Search", data: Any, steps: int, learned: "TimeGrid | None"
+) -> "dict[str, TimeGrid]":
     from unidiff.paths import handmade, refine
 
     made = handmade(core.schedule, steps, float(found.candidates.times[0]))
-    grids = {SEARCHED: found.grid(steps)}
+    grids = {SEARCHED: found.grid(steps)} | ({} if learned is None else {LEARNED: learned})
     if options.descend and options.condition is None:
         method: Any = options.cost
         grids[DESCENDED] = refine(core, [grids[SEARCHED], *made.values()], method, data=data, seed=options.seed)
@@ -199,7 +222,7 @@ def show(document: dict[str, Any], console: Console) -> None:
     for steps, block in document["steps"].items():
         for name, row in block.items():
             distance = f"{row['distance']:.4f}" if "distance" in row else "–"
-            style = "bold" if name in (SEARCHED, DESCENDED) else None
+            style = "bold" if name in (SEARCHED, LEARNED, DESCENDED) else None
             table.add_row(steps, name, f"{row['cost']:.5g}", f"{row['standard_error']:.2g}", distance, style=style)
         table.add_section()
     console.print(table)

@@ -74,6 +74,7 @@ _GROUPS = (
     "compositions",
     "normalisers",
     "paths",
+    "paths_policy",
     "paths_prices",
 )
 _KNOWN: dict[str, Identity] = {}

@@ -14,6 +14,7 @@ from unidiff.paths.girsanov import KLBound
 from unidiff.paths.gradient import refine
 from unidiff.paths.handmade import handmade
 from unidiff.paths.pairs import MultistepDeviation, PairTable
+from unidiff.paths.policy import SchedulePolicy, ScheduleWalk, log_partition
 from unidiff.paths.search import COSTS, Ranking, RankWarning, Search, search, search_path
 
 ID = "unidiff/Schedule-v0"
@@ -40,11 +41,14 @@ __all__ = [
     "Ranking",
     "ScheduleEnv",
     "ScheduleMDP",
+    "SchedulePolicy",
     "ScheduleState",
+    "ScheduleWalk",
     "Search",
     "beam",
     "brute_force",
     "handmade",
+    "log_partition",
     "refine",
     "search",
     "search_path",

@@ -20,6 +20,7 @@ from unidiff.train.heads import load_head, save_head
 from unidiff.train.loss import denoising_loss
 from unidiff.train.objective import LOSSES, training_loss
 from unidiff.train.presets import quick_digits
+from unidiff.train.schedule_policy import ScheduleFit, SchedulePolicyConfig, fit_schedule_policy
 from unidiff.train.trainer import Trainer
 from unidiff.train.weighting import WEIGHTINGS, WeightingOptions, elbo_weight, weight
 
@@ -36,6 +37,8 @@ __all__ = [
     "EnergyTrainer",
     "FineTuneConfig",
     "FineTuner",
+    "ScheduleFit",
+    "SchedulePolicyConfig",
     "Spread",
     "TrainConfig",
     "Trainer",
@@ -47,6 +50,7 @@ __all__ = [
     "estimator_spread",
     "finite_span",
     "fit_schedule",
+    "fit_schedule_policy",
     "least_second_moment",
     "load_chain",
     "load_core",

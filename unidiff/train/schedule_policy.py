@@ -1,0 +1,183 @@
+r"""A policy on ``unidiff/Schedule-v0`` taught by its walks alone, with the RL view's price of leaving the reference.
+
+    J_β(π) = E_π C + β KL(π ‖ ref),     ∇J_β = −β E_π[A ∇log π(path)],     A = −C/β − log(π/ref)(path)
+
+At the optimum A is the same for every path (it is log Z), so that the gradient of a batch is 0 and not only its mean:
+−E[(A − E A) ∇log π] = ∇ ½Var A, the law of the walks held (Richter et al. 2020). β falls from the spread of costs under the
+reference, where the reference is nearly best, to a small part of the least cost seen, where the best policy is nearly the
+shortest path. How far the policy is from the best at its β is known in nats,
+
+    KL(π ‖ π*) = E_π[C/β + log(π/ref)] + log Z                           (:func:`unidiff.paths.log_partition`),
+
+and a policy that has fallen into a wrong path is told by it: a gap of c in cost is c/β nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unidiff.core.boundary import check_count, check_positive, check_progress, check_seed, check_share, check_type
+from unidiff.paths import ScheduleMDP, SchedulePolicy, ScheduleWalk, log_partition
+
+
+@dataclass(frozen=True)
+class SchedulePolicyConfig:
+    """How a policy is taught.
+
+    Attributes:
+        rounds: steps of Adam, one batch of walks each.
+        walks: of a round for every instance and number of steps.
+        rate: Adam's; it falls to 0 over the last third.
+        width: of the policy's layers.
+        final: the last β, in the least cost seen.
+        clip: the most that A may be off the batch's median, nats: paths that cost far more say no more.
+        seed: of the parameters and the walks.
+
+    Raises:
+        TypeError, ValueError: naming the option.
+    """
+
+    rounds: int = 800
+    walks: int = 128
+    rate: float = 3e-3
+    width: int = 128
+    final: float = 0.003
+    clip: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("rounds", self.rounds)
+        check_count("walks", self.walks, 2)
+        check_count("width", self.width)
+        for name in ("rate", "clip"):
+            check_positive(name, getattr(self, name))
+        check_share("final", check_positive("final", self.final))
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduleFit:
+    """What a run left.
+
+    Attributes:
+        policy: π.
+        steps: the numbers of steps it was taught, ``[S]``.
+        beta: β at the end, ``[n, S]``, float64.
+        kl: KL(π ‖ π*) there over the last walks, nats, ``[n, S]``, float64.
+        standard_error: of kl, ``[n, S]``.
+    """
+
+    policy: SchedulePolicy
+    steps: Tensor
+    beta: Tensor
+    kl: Tensor
+    standard_error: Tensor
+
+
+def fit_schedule_policy(
+    mdp: ScheduleMDP,
+    config: SchedulePolicyConfig | None = None,
+    *,
+    steps: Sequence[int] | None = None,
+    on_round: Callable[[int, int], None] | None = None,
+) -> ScheduleFit:
+    """Teach a policy every instance of a process, and every number of steps in ``steps`` (K alone, if left out).
+
+    Args:
+        mdp: the process.
+        config: how.
+        steps: numbers of steps, each in 1 … K.
+        on_round: progress, called with (rounds done, rounds).
+
+    Raises:
+        TypeError, ValueError: naming the argument; a number of steps of which an instance has no path.
+        FloatingPointError: a cost or a gradient that is not finite, with the round.
+    """
+    check_type("mdp", mdp, ScheduleMDP)
+    config = SchedulePolicyConfig() if config is None else config
+    check_type("config", config, SchedulePolicyConfig)
+    check_progress("on_round", on_round)
+    counts = _counts(mdp, steps)
+    generator = torch.Generator().manual_seed(config.seed)
+    policy = SchedulePolicy(mdp, config.width, config.seed)
+    adam = torch.optim.Adam(policy.parameters(), config.rate)
+    shape = (mdp.instances, len(counts), config.walks)
+    instance = torch.arange(mdp.instances)[:, None, None].expand(shape).flatten()
+    left = counts[:, None].expand(shape).flatten()
+
+    def walk() -> ScheduleWalk:
+        return policy.walk(mdp, instance, left, generator)
+
+    with torch.no_grad():
+        cost = walk().cost.view(shape)
+    first, least = spread(cost), cost.amin(2)
+    for k in range(config.rounds):
+        done = k / config.rounds
+        beta = cooled(first, least, config.final, done)
+        walked = walk()
+        cost = walked.cost.view(shape)
+        least = torch.minimum(least, cost.amin(2))
+        loss = surrogate(cost, walked.log_ratio.view(shape), beta, config.clip).mean()
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(f"the policy must have a finite gradient, got norm {float(norm)} in round {k + 1}")
+        adam.param_groups[0]["lr"] = config.rate * min(1.0, 3 * (1 - done))
+        adam.step()
+        if on_round is not None:
+            on_round(k + 1, config.rounds)
+    with torch.no_grad():
+        walked = walk()
+    kl, error = apart(mdp, walked, counts, beta, shape)
+    return ScheduleFit(policy, counts, beta, kl, error)
+
+
+def _counts(mdp: ScheduleMDP, steps: Sequence[int] | None) -> Tensor:
+    named = [mdp.steps] if steps is None else list(steps)
+    if not named:
+        raise ValueError("steps must name at least one number of steps, got none")
+    for count in named:
+        if check_count("steps", count) > mdp.steps:
+            raise ValueError(f"steps must be at most the {mdp.steps} of the process, got {count}")
+    counts = torch.tensor(named)
+    mdp.check_paths("steps", counts)
+    return counts
+
+
+def spread(cost: Tensor) -> Tensor:
+    """What the first β is, of costs ``[n, S, B]`` under the reference: their median above the least, ``[n, S]``."""
+    found = cost.median(2).values - cost.amin(2)
+    return torch.where(found > 0, found, cost.abs().amax(2).clamp(min=1.0))
+
+
+def cooled(first: Tensor, least: Tensor, final: float, done: float) -> Tensor:
+    """β ``[n, S]`` after a share ``done`` of the rounds: geometrically to ``final`` |C_min|, at least 10⁻⁶ of the first."""
+    last = torch.minimum(torch.maximum(final * least.abs(), 1e-6 * first), first)
+    return torch.exp((1 - done) * first.log() + done * last.log())
+
+
+def surrogate(cost: Tensor, log_ratio: Tensor, beta: Tensor, clip: float = math.inf) -> Tensor:
+    """−(A − its mean over the batch) log(π/ref) of paths ``[n, S, B]``: its mean's gradient is that of half A's variance.
+
+    A is first brought within ``clip`` of its median, β is ``[n, S]``.
+    """
+    worth = -cost / beta[:, :, None] - log_ratio.detach()
+    worth = (worth - worth.median(2, keepdim=True).values).clamp(-clip, clip)
+    return -(worth - worth.mean(2, keepdim=True)) * log_ratio
+
+
+def apart(
+    mdp: ScheduleMDP, walked: ScheduleWalk, counts: Tensor, beta: Tensor, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """KL(π ‖ π*) of the walks' policy and its standard error, nats, ``[n, S]`` each."""
+    every = torch.ones(mdp.instances, mdp.steps, dtype=torch.float64)
+    every[:, counts - 1] = beta
+    log_z = log_partition(mdp, every)[:, counts - 1]
+    told = walked.cost.view(shape) / beta[:, :, None] + walked.log_ratio.view(shape)
+    return told.mean(2) + log_z, told.std(2) / math.sqrt(shape[2])
