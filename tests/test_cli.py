@@ -275,8 +275,9 @@ def test_likelihood_of_a_world_is_its_own_log_p(capsys) -> None:
     assert far["entry_error"] > far["truth"]["largest_error"] / 3 > 100 * far["solver_error"]
 
 
+@pytest.mark.slow
 def test_likelihood_of_a_class_and_under_guidance(capsys) -> None:
-    arguments = ["likelihood", "--world", "mixture-2d", "--n", "40", "--tolerance", "1e-6", "--json"]
+    arguments = ["likelihood", "--world", "mixture-2d", "--n", "40", "--tolerance", "1e-5", "--json"]
     means = []
     for condition in ("0", "1", "labels", "3"):
         assert main([*arguments, "--condition", condition]) == 0
@@ -470,7 +471,7 @@ def test_a_run_that_is_done_says_so_and_one_on_a_folder_asks_for_it(tmp_path, mo
 
 
 @pytest.mark.filterwarnings("ignore::unidiff.score.AcceptanceWarning")  # of a chain or two of a thousand
-@pytest.mark.parametrize("kernel", [None, "ula", "hmc", "baoab"])
+@pytest.mark.parametrize("kernel", [None, "ula", *(pytest.param(s, marks=pytest.mark.slow) for s in ("hmc", "baoab"))])
 def test_langevin_with_no_more_said_gives_samples(kernel: str | None, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = [

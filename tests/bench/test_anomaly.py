@@ -46,6 +46,7 @@ def test_what_is_left_out_is_not_learned_and_the_area_is_the_chance_to_score_abo
         assert found[label]["sum"] == pytest.approx(float(above.mean()))
 
 
+@pytest.mark.slow
 def test_the_scores_tell_the_digits_from_noise() -> None:
     # Each has learned the digits; white noise of the same pixels' spread is far from all of them.
     data = load_data("digits", dtype=torch.float32).flatten()

@@ -18,6 +18,7 @@ from unidiff.worlds import library
 WORLD = library.eight_gaussians()
 
 
+@pytest.mark.slow
 def test_the_datas_own_energy_and_draws_have_the_figures_of_the_floor() -> None:
     """AUC at its ceiling to rounding, KL of the discretisation, W1 within the spread of two data sets (0.02 to 0.06)."""
     model = EnergyModel(lambda x: -WORLD.log_prob(x), (2,))
@@ -29,6 +30,7 @@ def test_the_datas_own_energy_and_draws_have_the_figures_of_the_floor() -> None:
     assert 0.01 < told["w1"] < 0.07 and 0.01 < told["floor"] < 0.07
 
 
+@pytest.mark.slow
 def test_an_energy_upside_down_and_draws_elsewhere_are_told() -> None:
     model = EnergyModel(WORLD.log_prob, (2,))
     model.register_parameter("own", torch.nn.Parameter(torch.zeros((), dtype=torch.float64)))
@@ -40,10 +42,22 @@ def test_an_energy_upside_down_and_draws_elsewhere_are_told() -> None:
     assert figures["kl"] > 3
 
 
-def test_every_row_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("ddpm-5", "dxmi-5", "cd"),
+        pytest.param(
+            tuple(row for row in dxmi.ROWS if row not in ("ddpm-100", "ddpm-1000", "no-anchor-10", "gradient-10")),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["a few", "all but the long"],
+)
+def test_every_row_runs_and_is_written(
+    rows: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     for name, less in (("DRAWS", 64), ("MOVES", 5), ("GRID", 41)):
         monkeypatch.setattr(dxmi, name, less)
-    rows = tuple(row for row in dxmi.ROWS if row not in ("ddpm-100", "ddpm-1000", "no-anchor-10", "gradient-10"))
     options = DxMIBenchOptions(rows=rows, seeds=2, share=0.0005, out=tmp_path / "out", json=True)
     told = dxmi.run(options)
     assert list(told["rows"]) == list(rows)

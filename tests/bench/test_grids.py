@@ -11,27 +11,34 @@ from unidiff.bench import grids
 from unidiff.bench.grids import GridsBenchOptions, best_made
 
 
-@pytest.mark.parametrize("parts", [("bound",), ("samples",)])
-def test_every_grid_has_a_figure_at_every_number_of_steps(tmp_path, monkeypatch, parts) -> None:
+@pytest.mark.parametrize(
+    ("parts", "steps", "seeds"),
+    [
+        (("bound",), (2, 3), 2),
+        (("samples",), (3,), 1),
+        pytest.param(("samples",), (2, 3), 2, marks=pytest.mark.slow),
+    ],
+)
+def test_every_grid_has_a_figure_at_every_number_of_steps(tmp_path, monkeypatch, parts, steps, seeds) -> None:
     for name, value in (("FIT", 20), ("FINE", 40), ("MEASURED", 32), ("AFTER", 64)):
         monkeypatch.setattr(grids, name, value)
     options = GridsBenchOptions(
-        parts=parts, methods=("dpm++2m",), steps=(2, 3), seeds=2, minutes=0.01, nodes=8, walks=16, samples=100, device="cpu",
-        out=tmp_path / "out",
+        parts=parts, methods=("dpm++2m",), steps=steps, seeds=seeds, minutes=0.01, nodes=8, walks=16, samples=100,
+        device="cpu", out=tmp_path / "out",
     )  # fmt: skip
     told = grids.run(options)
     assert json.loads((tmp_path / "out" / "grids.json").read_text()) == told
     blocks = told["bound"]["excess"] if parts == ("bound",) else told["samples"]["distances"]["dpm++2m"]
-    assert list(blocks) == ["2", "3"]
+    assert list(blocks) == [str(n) for n in steps]
     for rows in blocks.values():
-        assert rows["searched"] and len(rows["searched"]) == 2 and {"uniform", "Karras", "AYS, SDXL"} <= set(rows)
+        assert rows["searched"] and len(rows["searched"]) == seeds and {"uniform", "Karras", "AYS, SDXL"} <= set(rows)
         name, mean = best_made(rows)
         assert name not in ("searched", "descended") and all(
             mean <= sum(v) / len(v) for k, v in rows.items() if k not in grids.OWN
         )
     core = ud.train.load_core(tmp_path / "out" / "core.safetensors")
     if parts == ("samples",):
-        assert ud.TimeGrid.load(tmp_path / "out" / "dpm++2m-3-1.json", core.schedule).steps == 3
+        assert ud.TimeGrid.load(tmp_path / "out" / f"dpm++2m-3-{seeds - 1}.json", core.schedule).steps == 3
         assert all(v > 0 for v in told["samples"]["seconds"]["search"])
 
 

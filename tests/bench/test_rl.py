@@ -83,7 +83,9 @@ def test_what_needs_no_training_keeps_the_chain_rule_and_knows_its_cost() -> Non
     assert 6400 % PARTICLES == 0
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if k > 2 else []) for k, name in enumerate(SETTINGS)]
+)
 def test_each_method_runs_and_its_queries_are_counted(name, monkeypatch) -> None:
     monkeypatch.setattr(rl_methods, "PAIRS", 100)
     seen = []

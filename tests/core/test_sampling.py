@@ -27,7 +27,9 @@ def with_mlp(seed: int = 0, **options) -> ud.Diffusion:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("schedule", ["cosine", "karras", "linear"])
+@pytest.mark.parametrize(
+    "schedule", ["karras", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cosine", "linear"))]
+)
 def test_every_method_lands_on_the_data(method, schedule: str) -> None:
     # The law of 4000 samples against the world's mean: each coordinate a z-test at 5 standard errors (false alarm 1e-6
     # each); the discretisation's own bias at 200 steps is below a fifth of the 0.016 · std that it would take to fail.
@@ -221,7 +223,9 @@ def test_injected_noise_leaves_every_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "karras"])
+@pytest.mark.parametrize(
+    "schedule", ["karras", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cosine", "linear"))]
+)
 @pytest.mark.parametrize("method", ["dpm++2m", "sde-dpm++2m"])
 def test_the_default_grid_of_a_multistep_method_serves_it(method, schedule: str) -> None:
     # Few steps: what uneven first steps cost. 5000 samples know E log p to 0.02 nats (standard error of log p about 1.2

@@ -182,7 +182,7 @@ def floor() -> float:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("kernel", [MALA(0.1), HMC(0.3, 3)], ids=["MALA", "HMC"])
+@pytest.mark.parametrize("kernel", [MALA(0.1), pytest.param(HMC(0.3, 3), marks=pytest.mark.slow)], ids=["MALA", "HMC"])
 def test_chains_down_the_levels_sample_the_product(kernel, floor: float) -> None:
     # The floor's own spread is a fifth of it: 1.5 floors is passed by 0.6% of exact sets; the seeds are fixed.
     run = annealed(

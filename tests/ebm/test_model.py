@@ -172,7 +172,7 @@ def test_annealed_chains_walk_on_an_energy_as_on_the_world() -> None:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("verb", ["langevin", "hmc"])
+@pytest.mark.parametrize("verb", ["langevin", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_chains_on_an_energy_have_the_worlds_moments(verb: str) -> None:
     # Exact draws are moved and must stay. Four z-scores at 5: a false alarm in 2e-6 of runs; a mean that is off by an
     # eighth of its deviation, or a variance off by a fifth, is caught in 99%.

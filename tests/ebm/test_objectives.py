@@ -38,10 +38,10 @@ WIDE = Gaussian([0.0, 0.0], [[2.0, 0.0], [0.0, 2.0]])
 @pytest.mark.parametrize(
     ("method", "tau"),
     [
-        (ContrastiveDivergence(2, HMC(0.4, 3)), 1.0),
+        pytest.param(ContrastiveDivergence(2, HMC(0.4, 3)), 1.0, marks=pytest.mark.slow),
         (ContrastiveDivergence(3, MALA(0.3)), 0.5),
-        (PersistentCD(3, MALA(0.3), capacity=1000, restart=0.0), 1.0),
-        (PersistentCD(6, HMC(0.4, 3), capacity=1000, restart=0.02, start=WIDE), 2.0),
+        pytest.param(PersistentCD(3, MALA(0.3), capacity=1000, restart=0.0), 1.0, marks=pytest.mark.slow),
+        pytest.param(PersistentCD(6, HMC(0.4, 3), capacity=1000, restart=0.02, start=WIDE), 2.0, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_contrastive_divergence_recovers_a_gaussian(method, tau) -> None:
@@ -55,6 +55,7 @@ def test_contrastive_divergence_recovers_a_gaussian(method, tau) -> None:
     assert t_scores(estimates, truth(PLANE.covariance[None], PLANE.mean[None])).abs().max() < LIMIT
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_persistent_ula_lands_where_its_own_bias_puts_it() -> None:
     # ULA's stationary variance is 1/(P(1 − δP/2)); where that is the data's v, P = (1 − √(1 − 2δ/v))/δ: at δ = 0.2, 27%
@@ -110,7 +111,7 @@ def noised_truth(schedule, times) -> torch.Tensor:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("ratio", [0.5, 3.0])
+@pytest.mark.parametrize("ratio", [0.5, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_noise_contrast_recovers_the_law_and_its_constant(ratio) -> None:
     # 16 fits of 4000 data; 6 comparisons. A constant off by 0.03 nats is caught: log ν, dropped, would be 0.7 or 1.1.
     noise = WIDE
@@ -127,6 +128,7 @@ def test_noise_contrast_recovers_the_law_and_its_constant(ratio) -> None:
     assert t_scores(estimates, exact).abs().max() < LIMIT
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_a_chain_of_ratios_telescopes_to_the_law_and_its_constant() -> None:
     # 9 comparisons of 16 fits of 20 000 data at three times.
@@ -152,6 +154,7 @@ def test_a_chain_of_ratios_telescopes_to_the_law_and_its_constant() -> None:
     assert t_scores(estimates, exact).abs().max() < LIMIT
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_recovery_likelihood_learns_the_marginals_energy() -> None:
     # MALA keeps the conditional law, 8 steps from its Gaussian guess: 16 blocks of 25 steps, 6 comparisons (two levels' P
@@ -191,6 +194,7 @@ def grid_kl(law, energy) -> float:
     return float((log_p.exp() * (log_p - log_q)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "law"),
     [

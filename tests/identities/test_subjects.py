@@ -36,9 +36,14 @@ class Shapes:
         raise AssertionError(f"the world was asked for its {name}")
 
 
+@pytest.mark.parametrize(
+    "schedules", [("linear", "karras", "ddpm"), pytest.param(tuple(SCHEDULES), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("identity", WORLDLESS, ids=lambda identity: identity.name)
-def test_what_is_asked_once_a_schedule_reads_no_world(identity: registry.Identity) -> None:
+def test_what_is_asked_once_a_schedule_reads_no_world(identity: registry.Identity, schedules: tuple[str, ...]) -> None:
     for spec in standard(True, ("float64",), "cpu", 0):
+        if spec.schedule not in schedules:
+            continue
         case = spec.case()
         alone = replace(case, world=Shapes(case))  # pyright: ignore
         if identity.applies(alone):

@@ -36,8 +36,14 @@ def test_an_acceptance_above_one_counts_as_one() -> None:
     assert one.result() == two.result()
 
 
-@pytest.mark.parametrize(("kernel", "wanted"), [(MALA, None), (MALA, 0.8), (HMC, None), (HMC, 0.9)])
-@pytest.mark.parametrize("first", [1e-3, 10.0])
+@pytest.mark.parametrize(
+    ("kernel", "wanted", "first"),
+    [
+        *((MALA, wanted, first) for wanted in (None, 0.8) for first in (1e-3, 10.0)),
+        (HMC, 0.9, 10.0),
+        *(pytest.param(HMC, *v, marks=pytest.mark.slow) for v in ((None, 1e-3), (None, 10.0), (0.9, 1e-3))),
+    ],
+)
 def test_the_wanted_acceptance_is_met_from_any_start(kernel, wanted: float | None, first: float) -> None:
     x = SCALES * torch.randn(200, 20, generator=torch.Generator().manual_seed(0))
     chains = langevin(

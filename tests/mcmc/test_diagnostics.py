@@ -47,7 +47,7 @@ def test_effective_draws_of_independent_ones_are_all_of_them() -> None:
 
 
 @arviz
-@pytest.mark.parametrize("kernel", [HMC(0.2, leapfrog=10), MALA(0.05)])
+@pytest.mark.parametrize("kernel", [MALA(0.05), pytest.param(HMC(0.2, leapfrog=10), marks=pytest.mark.slow)])
 def test_a_funnel_cannot_be_mixed_and_the_diagnostics_say_so(kernel) -> None:
     x = torch.randn(20, 10, generator=seeded(), dtype=torch.float64)
     with warnings.catch_warnings():

@@ -42,7 +42,10 @@ GAUSSIAN_RUNS: tuple[tuple[tuple[Kernel, ...], int], ...] = (
 )
 
 
-@pytest.mark.parametrize(("kernels", "steps"), GAUSSIAN_RUNS)
+@pytest.mark.parametrize(
+    ("kernels", "steps"),
+    [GAUSSIAN_RUNS[1], *(pytest.param(*run, marks=pytest.mark.slow) for run in GAUSSIAN_RUNS[::2])],
+)
 def test_a_correlated_gaussian_in_50_dimensions(kernels: tuple[Kernel, ...], steps: int) -> None:
     # 102 comparisons (false alarm 0.6%), 1000 chains. Caught: a variance off by 32% in one axis, and one off by 4.5% in
     # all of them (‖whitened‖² has 50 000 squares). Started twice as wide as the law, one mean away.
@@ -63,7 +66,12 @@ def test_a_correlated_gaussian_in_50_dimensions(kernels: tuple[Kernel, ...], ste
 
 
 @pytest.mark.parametrize(
-    ("kernel", "steps"), [(MALA(0.06), 400), (HMC(0.2, leapfrog=5), 100), (BAOAB(0.1, friction=1.0), 400)]
+    ("kernel", "steps"),
+    [
+        pytest.param(MALA(0.06), 400, marks=pytest.mark.slow),
+        (HMC(0.2, leapfrog=5), 100),
+        (BAOAB(0.1, friction=1.0), 400),
+    ],
 )
 def test_a_mixture_in_the_plane(kernel: Kernel, steps: int) -> None:
     # 8 comparisons (false alarm 0.05%), 4000 chains from exact draws: a mean off by 11% of a standard deviation, or a
@@ -82,7 +90,12 @@ def test_a_mixture_in_the_plane(kernel: Kernel, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "steps"), [(MALA(0.01), 1500), (HMC(0.1, leapfrog=20), 150), (BAOAB(0.04, friction=1.0), 1500)]
+    ("kernel", "steps"),
+    [
+        (MALA(0.01), 1500),
+        pytest.param(HMC(0.1, leapfrog=20), 150, marks=pytest.mark.slow),
+        (BAOAB(0.04, friction=1.0), 1500),
+    ],
 )
 def test_a_ring(kernel: Kernel, steps: int) -> None:
     # Radius 1, width 0.1, all chains started at one point of it: they must have gone round. 5 comparisons (false alarm
@@ -129,7 +142,10 @@ def test_metropolis_from_a_score_alone_has_the_exact_law() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kernels", "steps"), GAUSSIAN_RUNS)
+@pytest.mark.parametrize(
+    ("kernels", "steps"),
+    [GAUSSIAN_RUNS[1], *(pytest.param(*run, marks=pytest.mark.slow) for run in GAUSSIAN_RUNS[::2])],
+)
 def test_a_correlated_gaussian_for_long(kernels: tuple[Kernel, ...], steps: int) -> None:
     # As above with 4000 chains and three times the steps: a variance off by 16% in one axis, 2.3% in all.
     law = correlated()

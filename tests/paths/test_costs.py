@@ -76,6 +76,7 @@ def test_the_exact_errors_have_no_noise_on_gaussian_data() -> None:
     assert table.total(torch.tensor([0, 4]))[1] < 1e-9
 
 
+@pytest.mark.slow
 def test_an_errors_scatter_is_the_standard_error() -> None:
     """The claimed error of a total against the scatter of 200 repeats: a ratio within 1 ± 0.35 (8 groups: χ² with 7
     degrees; the mean of 200 claims has 2%, the scatter 5%; the claim's own bias −3.5%): a false alarm in 1e-8 runs."""

@@ -252,6 +252,7 @@ def test_the_energy_distance_is_unbiased_and_what_it_is_of_shifted_normals() -> 
         assert error < 0.02 and abs(float(found.mean()) - known) < 6 * error
 
 
+@pytest.mark.slow
 def test_descent_towards_data_meets_their_law() -> None:
     """As above, by data alone: no teacher is walked, features may be any."""
     world = ud.worlds.library.eight_gaussians()

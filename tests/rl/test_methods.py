@@ -239,6 +239,7 @@ def test_backpropagation_is_of_the_sampler_of_the_policy_s_own_chain(schedule, r
         torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_random_k_is_one_of_the_ks_and_each_is_as_likely() -> None:
     """Each of three Ks is Binomial(400, ⅓): false alarm 1e-6; one as rare as 0.15 is caught (0.999)."""
     policy = moved(steps=4)

@@ -36,7 +36,7 @@ def process(world, reward, steps: int = 8, first: float = 0.0, variance: Varianc
     [
         (Gaussian([0.5], [[0.8]]), ONE, 97),
         (Gaussian([0.5, -0.3], [[0.8, 0.3], [0.3, 0.5]]), TWO, 48),
-        (Gaussian([0.5, -0.3], [[0.8, 0.3], [0.3, 0.5]]), Linear([1.0, -0.5]), 48),  # pyright: ignore
+        pytest.param(Gaussian([0.5, -0.3], [[0.8, 0.3], [0.3, 0.5]]), Linear([1.0, -0.5]), 48, marks=pytest.mark.slow),  # pyright: ignore
     ],
 )
 def test_on_a_linear_chain_it_finds_what_the_matrices_say(world, reward, points, variance, first) -> None:
@@ -76,16 +76,17 @@ def test_one_decision_is_the_best_of_all_means_tried() -> None:
     torch.testing.assert_close(found.control(x, 1)[:, 0], best, rtol=0, atol=5e-3)
 
 
-@pytest.mark.parametrize("first", [0.0, 0.05])
+@pytest.mark.parametrize("first", [0.05, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_its_error_is_that_of_a_finer_lattice(first) -> None:
     mdp = process(LINE, ridge, 6, first)
     # Two hills make kinks in V: the error falls as the spacing's square there, and its constant is luck.
-    rough, fine = reachable(mdp, points=40), reachable(mdp, points=400)
+    rough, fine = reachable(mdp, points=40), reachable(mdp, points=200)
     assert fine.error < 2e-3 < rough.error
     assert abs(rough.gap - fine.gap) < 3 * rough.error
     assert abs(rough.value - fine.value) < 3 * BETA * rough.error
 
 
+@pytest.mark.slow
 def test_any_other_policy_that_keeps_sigma_reaches_less() -> None:
     # Paired by their noise. Of 40 moves the least loss is 20 standard errors: a false alarm is beyond reach.
     mdp = process(LINE, ridge, 6, 0.05)
@@ -106,6 +107,7 @@ def test_any_other_policy_that_keeps_sigma_reaches_less() -> None:
         assert float(loss.mean()) > 6 * float(loss.std()) / 20_000**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize(
     ("world", "reward", "first", "points"),

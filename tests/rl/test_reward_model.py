@@ -45,7 +45,7 @@ def drawn(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(scope="module", params=list(REWARDS))
+@pytest.fixture(scope="module", params=["linear", pytest.param("quadratic", marks=pytest.mark.slow)])
 def learned(request) -> tuple[Any, Any]:
     reward = REWARDS[request.param]
     return reward, fit_reward_model(draw_preferences(WORLD.sample, reward, PAIRS, drawn(0)))
@@ -184,7 +184,7 @@ def test_a_fit_is_frozen_in_the_dtype_of_its_data_and_answers_in_any(shape, dtyp
             assert model(pairs.loser.to(wanted)).dtype == wanted
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 4, 4), (3, 5, 5)])
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 4), pytest.param((3, 5, 5), marks=pytest.mark.slow)])
 def test_an_image_or_a_vector_is_learned(shape) -> None:
     # Without chance: the sum of the entries decides, and is learned where 95 of 100 unseen pairs are told right.
     x = torch.randn(2000, *shape, generator=drawn(0))
@@ -196,6 +196,7 @@ def test_an_image_or_a_vector_is_learned(shape) -> None:
     assert fit_classifier(x, labels, config).accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_a_classifier_reads_the_digits() -> None:
     # Three splits of 359 unseen each: 0.982 of the 1077 were right, as a binomial ± 0.004.
     digits = load_data("digits").labelled()

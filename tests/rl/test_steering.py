@@ -53,7 +53,7 @@ def line(steps: int = 4) -> tuple[DenoisingMDP, float]:
     return DenoisingMDP(chain, Linear(torch.ones(1, dtype=torch.float64))), 0.5 * var / BETA**2
 
 
-@pytest.mark.parametrize("twist", ["reward", "none"])
+@pytest.mark.parametrize("twist", ["reward", pytest.param("none", marks=pytest.mark.slow)])
 def test_weighted_particles_have_the_mean_of_the_tilted_world(twist) -> None:
     """The chain's own error is allowed 8% of what the tilt moves the mean by, and draws their z-limit.
 

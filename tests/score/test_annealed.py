@@ -44,13 +44,16 @@ def floor() -> float:
     return sum(sliced_w1(WORLD.sample(4000, seeded(k)), WORLD.sample(4000, seeded(100 + k))) for k in range(8)) / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "karras", "linear"])
 def test_annealed_langevin_lands_on_the_data(schedule: str, floor: float) -> None:
     x = annealed_langevin(core(schedule), 4000, generator=seeded(), dtype=torch.float64)
     assert sliced_w1(x, WORLD.sample(4000, seeded(7))) < 1.5 * floor
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize(
+    "predictor", [pytest.param(p, marks=pytest.mark.slow if k > 1 else []) for k, p in enumerate(PREDICTORS)]
+)
 def test_predictor_corrector_lands_on_the_data(predictor, floor: float) -> None:
     x = predictor_corrector(core(), 4000, predictor=predictor, generator=seeded(), dtype=torch.float64)
     assert sliced_w1(x, WORLD.sample(4000, seeded(7))) < 1.5 * floor
@@ -62,7 +65,7 @@ def test_predictor_corrector_on_a_state_that_keeps_its_scale(steps: int, floor: 
     assert sliced_w1(x, WORLD.sample(4000, seeded(7))) < 1.5 * floor
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "karras"])
+@pytest.mark.parametrize("schedule", ["karras", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_a_chain_alone_is_a_sample_too(schedule: str) -> None:
     # Where a lone chain at a mode stepped without bound, one ended 10 000 nats out; 40 draws' own spread is 0.16.
     run = PredictorCorrector(core(schedule), default_grid(core(schedule).schedule, 50, "ancestral"))
@@ -73,6 +76,7 @@ def test_a_chain_alone_is_a_sample_too(schedule: str) -> None:
     assert ends.min() > -12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "karras"])
 def test_a_chain_alone_has_the_law_that_many_have(schedule: str) -> None:
     # 600 runs of one chain in one dimension: the variance's standard error is 5.8% of it, so 5 of them are 29% (one alarm in
@@ -145,7 +149,7 @@ def test_denoising_takes_the_last_levels_noise_off() -> None:
     assert torch.allclose(clean, subject.predict(noisy, subject.schedule.time(4.0)).x0)
 
 
-@pytest.mark.parametrize("run", [annealed_langevin, predictor_corrector])
+@pytest.mark.parametrize("run", [predictor_corrector, pytest.param(annealed_langevin, marks=pytest.mark.slow)])
 def test_a_class_is_kept(run) -> None:
     subject = core()
     label = torch.arange(8).repeat(50)

@@ -39,7 +39,7 @@ def test_a_step_from_low_snr_says_that_it_is_off(schedule, first: float | None, 
 
 
 @pytest.mark.parametrize("world", ["mixture-8d", "eight-gaussians", "gaussian"])
-@pytest.mark.parametrize("first", [0.02, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("first", [0.1, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.02, 0.05, 0.3))])
 def test_it_covers_each_datum_of_other_worlds(world: str, first: float) -> None:
     law = library.get(world)
     x = draws(law, 32)
@@ -66,7 +66,7 @@ def test_what_is_not_measured_is_not_said_to_be_small(mixture) -> None:
     assert torch.isinf(likelihood(short, x, **options).entry_error).all()
 
 
-@pytest.mark.parametrize("spread", [3e-4, 1e-5, 1e-8, 1e-12])
+@pytest.mark.parametrize("spread", [1e-12, *(pytest.param(s, marks=pytest.mark.slow) for s in (3e-4, 1e-5, 1e-8))])
 def test_data_narrower_than_the_noise_are_told_so(spread: float) -> None:
     """The default ends, log-SNR 15: the noise at t_0 is 5e-4 of a unit. Doublings alone told 3.5 nats a dimension."""
     for narrow in ((spread,), (spread, spread), (1.0, max(spread, 1e-5))):

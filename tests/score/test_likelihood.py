@@ -18,7 +18,9 @@ WORLDS = ("mixture-2d", "mixture-8d", "eight-gaussians", "gaussian")
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "karras"])
+@pytest.mark.parametrize(
+    "schedule", ["karras", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cosine", "linear"))]
+)
 def test_log_p_of_data_to_a_millionth_of_a_nat(world: str, schedule: str) -> None:
     law = library.get(world)
     x = draws(law, 16)

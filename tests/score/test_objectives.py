@@ -112,6 +112,7 @@ def test_the_explicit_loss_of_a_conditional_denoiser_is_of_the_law_given_the_lab
         score_matching_loss(core, x, "explicit", t, world=library.mixture_2d(), condition=label)
 
 
+@pytest.mark.slow
 def test_an_explicit_run_with_labels_learns_the_conditional_law() -> None:
     law = library.mixture_2d()
     generator = torch.Generator().manual_seed(0)
@@ -146,7 +147,7 @@ def test_what_has_no_objective_is_refused(mixture) -> None:
             score_matching_loss(core, x, kind, at, **options)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [s if s == "sliced" else pytest.param(s, marks=pytest.mark.slow) for s in LOSSES])
 def test_a_small_network_reaches_the_explicit_optimum(loss) -> None:
     """E‖ε̂ + σs‖² on fresh data, of the explicit optimum 0, whatever the loss; a network that says nothing has 1 and more."""
     law = library.eight_gaussians()

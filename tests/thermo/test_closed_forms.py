@@ -109,7 +109,7 @@ def test_laws_grow_alike_as_the_textbook_says(name: str) -> None:
     near(found.lost.value, before - after)
 
 
-@pytest.mark.parametrize("name", ["cosine", "sigmoid", "karras"])
+@pytest.mark.parametrize("name", ["cosine", "karras", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_girsanov_is_an_equality_for_another_laws_score(name: str) -> None:
     # In the plane, where the path is a quadrature: ½∫g²E‖·‖² is what the two laws' KL loses from s to 1.
     law = Gaussian([0.5, -0.3], [[0.8, 0.3], [0.3, 0.5]])

@@ -47,7 +47,7 @@ def misses(work: Tensor, truth: float, level: float) -> int:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("paths", [256, 1024])
+@pytest.mark.parametrize("paths", [256, pytest.param(1024, marks=pytest.mark.slow)])
 def test_the_interval_covers_log_p_in_99_of_100_repeats(paths: int) -> None:
     # 1000 repeats at level 0.999, as many misses as 10 allowed: if the level is kept, Binomial(1000, 0.001) exceeds it with
     # 1e-8; an interval that is wrong in 2.5% passes in 5e-4. At 0.995, the default: as many as have a chance of 1e-6.
@@ -106,7 +106,7 @@ def _square(a: float) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("paths", [256, 1024, 4096])
+@pytest.mark.parametrize("paths", [256, *(pytest.param(n, marks=pytest.mark.slow) for n in (1024, 4096))])
 @pytest.mark.parametrize(
     "law",
     [*(("log-normal", s) for s in (0.1, 0.5, 1.0, 2.0)), *(("square", a) for a in (0.3, 0.5, 0.6, 0.7, 0.78))],

@@ -28,7 +28,7 @@ def by_entropies(view: ud.Thermodynamics, t: float) -> float:
         ("line", "cosine"),
         ("line", "polynomial"),
         ("line", "karras"),
-        ("mixture-2d", "cosine"),
+        pytest.param("mixture-2d", "cosine", marks=pytest.mark.slow),
         pytest.param("mixture-2d", "karras", marks=pytest.mark.slow),
         pytest.param("eight-gaussians", "cosine", marks=pytest.mark.slow),
         pytest.param("eight-gaussians", "karras", marks=pytest.mark.slow),
@@ -55,7 +55,9 @@ def test_information_does_not_depend_on_the_convention_or_the_schedule() -> None
         assert abs(float(vp.mutual_information(t).value - ve.mutual_information(u).value)) < 1e-9
 
 
-@pytest.mark.parametrize("world", [*WORLDS, "gaussian"])
+@pytest.mark.parametrize(
+    "world", ["mixture-2d", "line", "gaussian", pytest.param("eight-gaussians", marks=pytest.mark.slow)]
+)
 def test_the_mmse_is_tweedies_and_the_fisher_information_the_entropys_slope(world: str) -> None:
     law = {**WORLDS, "gaussian": library.gaussian}[world]()
     noised = Noised(law, 0.8, 0.6)

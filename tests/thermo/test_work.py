@@ -129,6 +129,7 @@ def test_a_conclusion_is_drawn_only_where_a_violation_would_have_been_seen() -> 
     assert tight.conclusion(1e-4) == "inconclusive"
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_a_true_theorem_is_seldom_called_violated_and_a_false_one_seldom_held() -> None:
     # 1000 conclusions each of 2000 paths. False alarms have a rate of 1e-6: none is allowed (P = 1e-3 of one or more, of all

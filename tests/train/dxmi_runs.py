@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -87,6 +88,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "schedule": {"velocity": "schedule", "decay": "constant"},
     "published": {"published": True},
 }
+# Each option once and each kind at least once; the whole square in the slow run.
+SQUARE = [
+    pytest.param(kind, option, marks=[] if j == i % len(KINDS) else pytest.mark.slow)
+    for i, option in enumerate(OPTIONS)
+    for j, kind in enumerate(KINDS)
+]
 
 
 def bits(module: nn.Module) -> dict[str, torch.Tensor]:

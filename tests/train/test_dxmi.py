@@ -15,6 +15,7 @@ from tests.train.dxmi_runs import (
     KINDS,
     OPTIONS,
     SMALL,
+    SQUARE,
     bits,
     data,
     energy_core,
@@ -29,8 +30,7 @@ from unidiff import DxMITrainer
 from unidiff.ebm import EnergyModel
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "option"), SQUARE)
 def test_a_seed_is_a_run(kind: str, option: str) -> None:
     ends = []
     for seed in (3, 3, 4):

@@ -20,6 +20,7 @@ from tests.train.dxmi_runs import (
     OPTIONS,
     SCHEDULE,
     SMALL,
+    SQUARE,
     Head,
     bits,
     data,
@@ -66,8 +67,7 @@ def stop_at(at: int) -> Any:
     return stop
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "option"), SQUARE)
 def test_a_stop_in_the_middle_changes_no_bit(kind: str, option: str, tmp_path: Path) -> None:
     config = small(kind, **OPTIONS[option])
     whole = DxMITrainer(*KINDS[kind](), data(), dataclasses.replace(config, out=str(tmp_path / "whole")))

@@ -93,6 +93,7 @@ def line_mixture() -> GaussianMixture:
     return GaussianMixture([0.35, 0.65], [[-1.0], [0.8]], [[[0.06]], [[0.06]]]).to(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_a_mixture_is_walked_in_four_steps_and_its_energy_is_its_density() -> None:
     # W1 of 20000 walks from the data noised to t_0: two samples of those are 0.015 apart, denoising alone ends at 0.32 (four

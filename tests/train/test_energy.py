@@ -133,7 +133,9 @@ class Quadratic(nn.Module):
 
 @pytest.mark.statistical
 @pytest.mark.parametrize(
-    "method", [PersistentCD(3, MALA(0.3), capacity=500), NoiseContrastive(WIDE, 2.0)], ids=["pcd", "nce"]
+    "method",
+    [pytest.param(PersistentCD(3, MALA(0.3), capacity=500), marks=pytest.mark.slow), NoiseContrastive(WIDE, 2.0)],
+    ids=["pcd", "nce"],
 )
 def test_a_run_ends_on_the_datas_law(method) -> None:
     # KL(data's own Gaussian ‖ model): the fit of the 4000 data themselves, up to the noise of batches of 500 averaged over
@@ -152,6 +154,7 @@ def test_a_run_ends_on_the_datas_law(method) -> None:
     assert float(kl) < 0.01
 
 
+@pytest.mark.slow
 def test_the_denoisers_trainer_learns_an_energy_as_it_is() -> None:
     # The same loop, a network that is a gradient field: what comes out has an energy whose gradient is its score.
     config = TrainConfig(steps=300, batch_size=256, lr=3e-3, device="cpu", warmup=10, log_every=100)

@@ -141,8 +141,15 @@ def stopped(folder: Path, method: Method, kind: str, at: int, config: FineTuneCo
     return again
 
 
-@pytest.mark.parametrize("kind", CORES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        # Each method once and each kind of core twice or more; the whole square in the slow run.
+        pytest.param(name, kind, marks=[] if j == i % len(CORES) else pytest.mark.slow)
+        for i, name in enumerate(METHODS)
+        for j, kind in enumerate(CORES)
+    ],
+)
 def test_a_run_broken_off_and_resumed_ends_in_the_same_bits(name: str, kind: str, tmp_path: Path) -> None:
     whole = tuner(METHODS[name], kind, out=str(tmp_path / "whole"))
     first = state(whole)
@@ -164,7 +171,7 @@ def test_a_run_broken_off_and_resumed_ends_in_the_same_bits(name: str, kind: str
     ],
     ids=["accumulated, from a checkpoint two rounds old", "random classes", "one class"],
 )
-@pytest.mark.parametrize("name", ["ddpo", "dpok", "dpo"])
+@pytest.mark.parametrize("name", ["dpok", *(pytest.param(s, marks=pytest.mark.slow) for s in ("ddpo", "dpo"))])
 def test_so_does_one_with_other_options(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, **changes)
     whole = tuner(METHODS[name], "low rank", config, out=str(tmp_path / "whole"))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +21,72 @@ from unidiff.train import checkpoint as checkpoints
 from unidiff.train.checkpoint import Checkpoint
 
 STEPS = 300
-RUN = """
-import sys, torch
+# One process imports, and forks a run for each line that it reads: a run starts in milliseconds, with nothing behind it.
+RUNS = """
+import os, sys, torch
+import torch._dynamo  # an optimiser's first use imports it
 from unidiff.train import TrainConfig, Trainer, load_data
 torch.set_num_threads(1)
-out, resume, steps = sys.argv[1], sys.argv[2] == "resume", int(sys.argv[3])
-data = load_data("moons", n=500, generator=torch.Generator().manual_seed(0))
-config = TrainConfig(network="mlp", width=16, depth=2, steps=steps, batch_size=32, warmup=10, log_every=10,
-                     checkpoint_every=7, conditional=False, out=out, device="cpu")
-trainer = Trainer.resume(out, data) if resume else Trainer.start(config, data)
-print("ready", flush=True)
-trainer.fit()
+for line in sys.stdin:
+    out, mode, steps = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            data = load_data("moons", n=500, generator=torch.Generator().manual_seed(0))
+            config = TrainConfig(network="mlp", width=16, depth=2, steps=int(steps), batch_size=32, warmup=10, log_every=10,
+                                 checkpoint_every=7, conditional=False, out=out, device="cpu")
+            trainer = Trainer.resume(out, data) if mode == "resume" else Trainer.start(config, data)
+            print(os.getpid(), flush=True)
+            trainer.fit()
+            code = 0
+        finally:
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(folder: Path, steps: int) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def runs() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", RUNS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()  # the loop over its lines ends
+
+
+def read(runs: subprocess.Popen[str]) -> int:
+    assert runs.stdout is not None
+    return int(runs.stdout.readline())
+
+
+def start(runs: subprocess.Popen[str], folder: Path, steps: int) -> int:
+    """Begin a run and tell its process, once it is about to train."""
     mode = "resume" if (folder / checkpoints.NAME).exists() else "start"
-    command = [sys.executable, "-c", RUN, str(folder), mode, str(steps)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    assert runs.stdin is not None
+    runs.stdin.write(f"{folder}\t{mode}\t{steps}\n")
+    runs.stdin.flush()
+    return read(runs)
 
 
-def finish(folder: Path, steps: int) -> Path:
-    with start(folder, steps) as process:
-        assert process.wait(timeout=120) == 0
+def finish(runs: subprocess.Popen[str], folder: Path, steps: int) -> Path:
+    start(runs, folder, steps)
+    assert read(runs) == 0
     return folder
 
 
-def kill_and_finish(folder: Path, steps: int, kills: int, seed: int) -> Path:
+def kill_and_finish(runs: subprocess.Popen[str], folder: Path, steps: int, kills: int, seed: int) -> Path:
     rng, codes = random.Random(seed), []
     for _ in range(kills):
-        with start(folder, steps) as process:
-            # A step takes 1 to 4 ms: all the kills together come before the last one.
-            time.sleep(rng.uniform(0.0, 0.1))
-            process.send_signal(signal.SIGKILL)
-        codes.append(process.returncode)
+        process = start(runs, folder, steps)
+        # A step takes 1 to 4 ms: all the kills together come before the last one.
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(process, signal.SIGKILL)  # one that has ended is there still until its exit status is read
+        codes.append(read(runs))
         if (folder / checkpoints.NAME).exists():
             checkpoints.read(folder)  # whole at every moment
     assert codes.count(-signal.SIGKILL) > kills / 2, f"most runs ended before they were killed: {codes}"
-    return finish(folder, steps)
+    return finish(runs, folder, steps)
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
@@ -80,16 +106,16 @@ def check_same(one: Path, two: Path) -> None:
     assert lines(one) == lines(two)
 
 
-def test_three_kills_change_no_bit(tmp_path: Path) -> None:
-    whole = finish(tmp_path / "whole", STEPS)
-    check_same(whole, kill_and_finish(tmp_path / "killed", STEPS, 3, seed=0))
+def test_three_kills_change_no_bit(runs, tmp_path: Path) -> None:
+    whole = finish(runs, tmp_path / "whole", STEPS)
+    check_same(whole, kill_and_finish(runs, tmp_path / "killed", STEPS, 3, seed=0))
     assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(10, STEPS + 1, 10))
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
+def test_twenty_kills_change_no_bit(runs, tmp_path: Path) -> None:
     steps = 5 * STEPS
-    check_same(finish(tmp_path / "whole", steps), kill_and_finish(tmp_path / "killed", steps, 20, seed=1))
+    check_same(finish(runs, tmp_path / "whole", steps), kill_and_finish(runs, tmp_path / "killed", steps, 20, seed=1))
 
 
 def small(**changes: Any) -> TrainConfig:

@@ -225,6 +225,7 @@ def test_the_loss_is_minus_the_sampled_bound_and_moves_the_network(x0, grid) -> 
     assert not vae.decode(x0, grid).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_the_loss_pulls_at_the_ends_of_a_learned_schedule_and_not_at_its_inside() -> None:
     # Kingma et al. 2021, eq. 17: the continuous bound depends on the ends alone. A z-test on the slope along one direction
