@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unidiff import Schedule, TimeGrid
 from unidiff.cli import USAGE, main
 from unidiff.train import CheckpointError, journal, load_chain, load_core, load_value
 
@@ -105,6 +106,13 @@ def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str
     assert message in " ".join(said.err.split())
     assert said.err.count("\n") == 1 and said.out == ""
     assert not Path("runs").exists(), "found out after a file was made"
+
+
+def test_a_chain_stops_at_the_times_of_a_file(capsys) -> None:
+    TimeGrid([0.01, 0.3, 0.6, 1.0]).save("grid.json", Schedule.cosine())
+    short = [*SHORT[:4], *SHORT[6:]]
+    told([*PLANE, *short, "--grid", "grid.json", "--out", "mine"], capsys)
+    assert load_chain("mine").grid.times.tolist() == [0.01, 0.3, 0.6, 1.0]
 
 
 def test_data_for_another_method_are_refused(capsys) -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+import unidiff as ud
 from unidiff.cli import USAGE, main
 from unidiff.cli.rewards import Bench, made
 from unidiff.rl import Classifier, Preferences, RewardModel, draw_preferences
-from unidiff.train import journal, load_core, save_head
+from unidiff.train import checkpoint, journal, load_core, save_head
 from unidiff.worlds import library
 from unidiff.worlds.rewards import Linear
 
@@ -116,6 +117,14 @@ def test_a_world_is_corrected_and_the_end_is_told_beside_the_optimum(folder: Pat
     assert load_core("run").event_shape == (2,)
     assert main(["sample", "--checkpoint", "run", "--n", "10", "--steps", "3", "--out", "x.png"]) == 0
     assert np.load("x.npz")["x"].shape == (10, 2)
+
+
+def test_a_chain_may_stop_at_the_times_of_a_file(capsys) -> None:
+    times = [0.0, 0.2, 0.7, 1.0]
+    ud.TimeGrid(times).save("grid.json", ud.Schedule.cosine())
+    tiny = [*TINY[:4], *TINY[6:]]
+    assert main([*LINEAR, "--method", "dpok", *tiny, "--grid", "grid.json", "--out", "run"]) == 0
+    assert json.dumps(times) in json.dumps(checkpoint.read(Path("run")).about)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +308,10 @@ BAD: list[tuple[list[str], str]] = [
     ([*LINEAR, "--first", "1.5"], "first must lie in [0, 1]"),
     ([*LINEAR, "--first", "0.1", "--grid", "heard"], "first is of --grid uniform, got first = 0.1"),
     ([*LINEAR, "--grid", "herd"], "unknown grid 'herd'; did you mean 'heard'"),
+    ([*LINEAR, "--grid", "none.json"], "or a file of times, got none.json: no such file"),
+    ([*LINEAR, "--grid", "grid.json", "--steps", "3"], "steps is what the file of times says, got 3 with grid grid.json"),
+    ([*LINEAR, "--grid", "grid.json", "--first", "0.1"], "first is what the file of times says"),
+    ([*LINEAR, "--grid", "other.json"], "other.json"),
     (["finetune", "--checkpoint", "net", "--reward", "linear:1,0", "--width", "7"], "width is of what corrects a world"),
     ([*LINEAR, "--method", "adjoint", "--value-lr", "5"], "value_lr is of dpok's value, got 5.0 with method 'adjoint'"),
     ([*LINEAR, "--method", "ddpo", "--chains", "1"], "chains must be at least 2 for ddpo"),
@@ -330,6 +343,8 @@ def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str
     save_head("model.safetensors", RewardModel((2,), width=4))
     save_head("wide.safetensors", RewardModel((3,), width=4))
     pairs(4).save("pairs.npz")
+    ud.TimeGrid.uniform(3).save("grid.json", ud.Schedule.cosine())
+    ud.TimeGrid.uniform(3).save("other.json", ud.Schedule.karras())
     Preferences(torch.zeros(4, 3), torch.ones(4, 3)).save("wide.npz")
     Preferences(torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 7)).save("classes.npz")
     np.savez("empty.npz", winner=np.zeros((0, 2)), loser=np.zeros((0, 2)))

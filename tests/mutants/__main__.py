@@ -6,6 +6,7 @@ forks of one process that has already imported torch, and never unidiff.
 
 ``killers.json`` holds the identity that killed each mutant last time (``--learn`` writes it anew). It is asked first, which
 saves time and decides nothing: an identity's draws do not depend on which others run, and if it passes all are asked.
+A mutant that has no killer there counts as alive, and is not asked again but with ``--learn``: all identities are long.
 """
 
 from __future__ import annotations
@@ -143,18 +144,25 @@ def main() -> int:
         package = Path(folder) / "unidiff"
         shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
         compileall.compile_dir(package, quiet=1)  # once for all the copies
-        whole = run(None, package)
-        if whole.killer or whole.crash:
-            console.print(f"the package itself does not pass: {whole.killer} {whole.crash}", style="red")
-            return 1
+        whole = pool.submit(run, None, package)
         known = json.loads(KILLERS.read_text(encoding="utf-8")) if KILLERS.exists() else {}
-        judged = pool.map(lambda mutant: run(mutant, package, first=known.get(mutant.name)), chosen)
+
+        def judge(mutant: Mutant) -> Outcome:
+            if options.learn or mutant.name in known:
+                return run(mutant, package, first=known.get(mutant.name))
+            return Outcome(mutant, "", "no killer is known", 0.0)
+
+        judged = pool.map(judge, chosen)
         outcomes = []
         for outcome in track(judged, total=len(chosen), console=console, transient=True):
             outcomes.append(outcome)
             if options.learn and outcome.killed and outcome.mutant is not None:
                 known[outcome.mutant.name] = outcome.killer
                 KILLERS.write_text(json.dumps(known, indent=0, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+        itself = whole.result()
+    if itself.killer or itself.crash:
+        console.print(f"the package itself does not pass: {itself.killer} {itself.crash}", style="red")
+        return 1
     console.print(kill_table(outcomes))
     killed = sum(outcome.killed for outcome in outcomes)
     for outcome in outcomes:

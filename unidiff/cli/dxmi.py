@@ -77,6 +77,7 @@ def _check(options: Any, arguments: Sequence[str]) -> Any:
     check_device(options.device)
     for name in ("width", "depth", "steps"):
         check_count(name, getattr(options, name))
+    finetune.check_grid(options, arguments)
     own = methods.chosen(DxMIConfig, "dxmi", options.set)
     for name in own:
         if name in _SHARED.values() or name == "out":
@@ -120,7 +121,6 @@ def _parts(options: Any, dtype: Any) -> tuple[Any, Any, Any]:
     import torch
 
     from unidiff.cli.sample import load
-    from unidiff.core.grid import TimeGrid
     from unidiff.rl import corrected
 
     core = load(options.checkpoint, options.world, options.device, dtype)
@@ -132,11 +132,8 @@ def _parts(options: Any, dtype: Any) -> tuple[Any, Any, Any]:
             core = corrected(core, network.to(device=options.device, dtype=dtype))
         spread = data.variance.mean().sqrt() if options.data is None and options.world is not None else data.std()
         value = _value(options, core, float(spread)).to(device=options.device, dtype=dtype)
-    grid = (
-        TimeGrid.uniform(options.steps, options.first) if options.grid == "uniform" else
-        TimeGrid.heard(options.steps, core.schedule)
-    )  # fmt: skip
-    return core.requires_grad_(True).chain(grid, options.variance), value, data
+    chain = core.requires_grad_(True).chain(finetune.grid_of(options, core, heard=True), options.variance)
+    return chain, value, data
 
 
 def _data(options: Any, core: Any, dtype: Any) -> Any:

@@ -21,6 +21,7 @@ RECORD = "run.json"
 CHANGEABLE = ("rounds", "log_every", "checkpoint_every", "paths", "device", "out", "resume", "json")
 MANY = 16
 """Numbers of a datum up to which a chain's grid is uniform if nothing is said of it."""
+GRIDS = ("auto", "uniform", "heard")
 FEW = 100
 """Effective draws below which what reweighting says of the optimum is not to be trusted."""
 
@@ -48,7 +49,8 @@ class Asked:
         depth: its hidden layers.
         steps: of the chain.
         grid: the chain's times: uniform, or heard (log-SNR even from 6 to -6: the last steps to the data, which cost most
-            and change least, are left out); auto takes heard for data of more than 16 numbers.
+            and change least, are left out); auto takes heard for data of more than 16 numbers, and for dxmi; or a .json
+            file of times, as ``unidiff paths`` writes them.
         first: time that a uniform chain ends at, 0 for the data.
         variance: of the chain's steps: prior (memoryless: the optimum is the tilt of the data), posterior, optimal, learned.
         guidance: classifier-free guidance of the reference and the policy.
@@ -68,7 +70,7 @@ class Asked:
     width: int = 128
     depth: int = 3
     steps: int = 50
-    grid: Literal["auto", "uniform", "heard"] = "auto"
+    grid: str = "auto"
     first: float = 0.0
     variance: str = "prior"
     guidance: float = 1.0
@@ -135,6 +137,7 @@ def _check(options: Any, arguments: Sequence[str]) -> None:
     check_name("dtype", options.dtype, DTYPES)
     for name in ("width", "depth", "steps"):
         check_count(name, getattr(options, name))
+    check_grid(options, arguments)
     check_count("paths", options.paths, 0)
     if options.paths == 1:
         raise ValueError("paths must be 0 or at least 2, got 1")
@@ -186,7 +189,8 @@ def _task(options: Any) -> Task:
         method = method.on(Preferences.load(options.preferences).to(dtype, options.device))
     bench = rewards.Bench(reference.event_shape, options.classifier, options.device)
     reward = None if options.reward is None else rewards.made(options.reward, bench)
-    chain = reference.chain(_grid(options, reference), variance=options.variance)
+    grid = grid_of(options, reference, heard=math.prod(reference.event_shape) > MANY)
+    chain = reference.chain(grid, variance=options.variance)
     mdp = DenoisingMDP(chain, reward, beta=options.beta, guidance=options.guidance)
     if options.world is None:
         return Task(mdp, trainable(reference, options.rank, seed=config.seed), method, config)
@@ -198,16 +202,33 @@ def _task(options: Any) -> Task:
     return Task(mdp, corrected(reference, network.to(device=options.device, dtype=dtype)), method, config)
 
 
-def _grid(options: Any, reference: Any) -> Any:
+def check_grid(options: Any, arguments: Sequence[str]) -> None:
+    """A name, or a file of times that says how many there are. Raises ValueError."""
+    if not options.grid.endswith(".json"):
+        check_name("grid", options.grid, (*GRIDS, "a .json file of times"))
+        return
+    if not Path(options.grid).is_file():
+        raise ValueError(f"grid must be one of {', '.join(GRIDS)} or a file of times, got {options.grid}: no such file")
+    for name in ("steps", "first"):
+        if given(arguments, name):
+            raise ValueError(
+                f"{name} is what the file of times says, got {getattr(options, name)} with grid {options.grid}"
+            )
+
+
+def grid_of(options: Any, core: Any, heard: bool) -> Any:
+    """The chain's times; ``heard`` is what auto stands for. Raises ValueError for a file of another schedule."""
     from unidiff.core.grid import TimeGrid
 
-    if options.grid == "uniform" or (options.grid == "auto" and math.prod(reference.event_shape) <= MANY):
+    if options.grid.endswith(".json"):
+        return TimeGrid.load(options.grid, core.schedule)
+    if options.grid == "uniform" or (options.grid == "auto" and not heard):
         return TimeGrid.uniform(options.steps, options.first)
     if options.first:
         raise ValueError(
             f"first is of --grid uniform, got first = {options.first} with a grid that ends where data are heard"
         )
-    return TimeGrid.heard(options.steps, reference.schedule)
+    return TimeGrid.heard(options.steps, core.schedule)
 
 
 def record(folder: Path, options: Any) -> None:
