@@ -89,6 +89,11 @@ def contrast(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor
     return data.mean() - mean(drawn) + gamma * (data.square().mean() + mean(drawn.square()))
 
 
+def contrasts(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of K levels' contrasts, ``[]``, of their energies ``[K, B]``; the rest as :func:`contrast`."""
+    return torch.stack([contrast(*pair, gamma, weights) for pair in zip(data, drawn, strict=True)]).sum()
+
+
 def compared(value: Value, x0: Tensor, noise: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     """V_k at noised data and V_k at a chain's own states, ``[K, B]`` each: what a contrast at K levels compares.
 
