@@ -94,6 +94,7 @@ def test_a_run_goes_on_with_the_options_it_had_and_refuses_others(capsys) -> Non
         (["--data", "digits"], "data must be of the core's shape [2], got [1, 8, 8]"),
         (["--dtype", "float16"], "unknown dtype 'float16'"),
         (["--paths", "10"], "paths is of methods that seek a reward"),
+        (["--set", "gamma=1", "--set", "gamma=2"], "set must name an option once, got gamma twice"),
         (["--set", "gama=1"], "did you mean 'gamma'"),
         (["--set", "velocity=own"], "unknown velocity"),
         (["--checkpoint", "net"], "give a checkpoint or a world"),
@@ -105,6 +106,11 @@ def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str
     assert message in " ".join(said.err.split())
     assert said.err.count("\n") == 1 and said.out == ""
     assert not Path("runs").exists(), "found out after a file was made"
+
+
+def test_each_set_adds_to_those_before(capsys) -> None:
+    options = told([*PLANE, *SHORT, "--set", "gamma=0.2", "--set", "floor=0.01", "anchor=2"], capsys)["options"]
+    assert (options["start"], options["gamma"], options["floor"], options["anchor"]) == (3, 0.2, 0.01, 2)
 
 
 def test_data_for_another_method_are_refused(capsys) -> None:
