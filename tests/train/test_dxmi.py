@@ -209,3 +209,31 @@ def test_a_learned_schedule_is_left_as_it_is() -> None:
     chain, value = policy_core(schedule).chain(GRID), EnergyModel.of(energy_core(schedule))
     DxMITrainer(chain, value, data(), SMALL).fit()
     assert all(torch.equal(p, k) for p, k in zip(schedule.parameters(), kept, strict=True))  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "idle"),
+    [
+        ("cores", {"contrast": 0.0}, {"gamma": 0.7}),
+        ("cores", {"difference": 0.0}, {"target_average": 0.3}),
+        ("cores", {"published": True}, {"target_average": 0.3}),
+        ("cores", {"velocity": "schedule"}, {"velocity_rate": 0.5}),
+        ("one core", {}, {"policy_lr": 0.1}),
+    ],
+)
+def test_options_that_are_said_to_have_no_effect_have_none(
+    kind: str, options: dict[str, Any], idle: dict[str, Any]
+) -> None:
+    ends = []
+    for more in ({}, idle):
+        trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, **options, **more))
+        trainer.fit()
+        ends.append([bits(module) for module in (trainer.work.policy, trainer.work.model, trainer.work.law)])
+    assert all(same(one, two) for one, two in zip(*ends, strict=True))
+    # Without what makes it idle it is heard.
+    if options:
+        others = [DxMITrainer(*KINDS[kind](), data(), small(kind, **more)) for more in ({}, idle)]
+        for trainer in others:
+            trainer.fit()
+        modules = [(own.work.policy, own.work.model, own.work.law) for own in others]
+        assert not all(same(bits(one), bits(two)) for one, two in zip(*modules, strict=True))
