@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -71,6 +72,10 @@ def with_one_core() -> tuple[ReverseChain, EnergyModel]:
 
 def with_a_grid() -> tuple[ReverseChain, EnergyModel]:
     return policy_core().chain(GRID), grid_value(tau=0.5)
+
+
+# Of a value that is a function of time, where it does not matter which levels its times stand for.
+moved_levels = pytest.mark.filterwarnings("ignore:value is a function of time, and with velocity 'adaptive'")
 
 
 def small(kind: str, **options: Any) -> DxMIConfig:

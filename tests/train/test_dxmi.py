@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from tests.train.dxmi_runs import (
     GRID,
     KINDS,
     OPTIONS,
+    SCHEDULE,
     SMALL,
     bits,
     data,
     energy_core,
     grid_value,
+    moved_levels,
     policy_core,
     same,
     small,
@@ -31,6 +34,7 @@ from unidiff.ebm import EnergyModel
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
+@moved_levels
 def test_a_seed_is_a_run(kind: str, option: str) -> None:
     ends = []
     for seed in (3, 3, 4):
@@ -54,6 +58,7 @@ def test_every_choice_is_another_run() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@moved_levels
 def test_policy_table_and_value_all_move_and_so_do_adaptive_velocities(kind: str) -> None:
     trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, start=0))
     work = trainer.work
@@ -167,6 +172,7 @@ def test_averages_are_of_what_the_rounds_left() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", ["theory", "resampled"])
+@moved_levels
 def test_doubles_are_trained_in_doubles(kind: str, option: str) -> None:
     chain, value = KINDS[kind]()
     chain.core.double()
@@ -181,6 +187,7 @@ def test_doubles_are_trained_in_doubles(kind: str, option: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("one", [False, True])
+@moved_levels
 def test_chains_of_one_step_are_trained_too(steps: int, one: bool) -> None:
     grid = ud.TimeGrid.uniform(steps)
     core = energy_core() if one else policy_core()
@@ -237,3 +244,26 @@ def test_options_that_are_said_to_have_no_effect_have_none(
             trainer.fit()
         modules = [(own.work.policy, own.work.model, own.work.law) for own in others]
         assert not all(same(bits(one), bits(two)) for one, two in zip(*modules, strict=True))
+
+
+def test_a_value_whose_times_come_to_stand_for_other_levels_is_warned_of_once() -> None:
+    chain, value = policy_core().chain(GRID), grid_value()
+    with pytest.warns(UserWarning, match="value is a function of time, and with velocity 'adaptive'") as told:
+        trainer = DxMITrainer(chain, value, data(), SMALL)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    trainer.fit()  # another warning would be an error
+    # So it is: V_1 has been learned at another level than the schedule's of t_1, which its score reads.
+    assert not torch.allclose(trainer.work.law.levels().log_snr[1:], SCHEDULE.log_snr(GRID.times)[1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("a grid", {"velocity": "schedule"}), ("a grid", {"velocity_rate": 0.0}), ("cores", {})]
+)
+def test_a_value_that_keeps_its_levels_is_not_warned_of(kind: str, options: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, **options))
+        trainer.fit()
+    if options:
+        torch.testing.assert_close(trainer.work.law.levels().log_snr, SCHEDULE.log_snr(GRID.times))

@@ -56,7 +56,7 @@ def figure(core: ud.Diffusion, value: EnergyModel, x: torch.Tensor, config: DxMI
 @pytest.mark.parametrize(("everywhere", "levels"), [(False, 1), (True, GRID.steps)])
 def test_each_level_but_the_priors_pays_for_its_own_height(everywhere: bool, levels: int) -> None:
     heights = [2.0, -3.0, 5.0, 7.0]
-    config = dataclasses.replace(ONE, everywhere=everywhere, gamma=0.1, log_every=1)
+    config = dataclasses.replace(ONE, everywhere=everywhere, gamma=0.1, velocity="schedule", log_every=1)
     found = figure(policy_core(), bowls(heights, [math.inf] * 4), data(), config)
     assert found == pytest.approx(0.2 * sum(h * h for h in heights[:levels]))
 

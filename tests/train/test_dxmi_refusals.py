@@ -17,6 +17,7 @@ from tests.train.dxmi_runs import (
     data,
     energy_core,
     grid_value,
+    moved_levels,
     policy_core,
     seeded,
     with_cores,
@@ -168,6 +169,7 @@ def test_other_arguments_are_looked_at_before_any_work() -> None:
         ud.TimeGrid.uniform(0)
 
 
+@moved_levels
 def test_a_value_of_another_grid_is_refused_in_the_first_round() -> None:
     trainer = DxMITrainer(policy_core().chain(GRID), grid_value(ud.TimeGrid.uniform(4)), data(), SMALL)
     with pytest.raises(ValueError, match=r"t must be one of the 5 times of the value's grid, 0 … 1, got 0\.\d+"):

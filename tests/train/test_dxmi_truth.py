@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import unidiff as ud
+from tests.train.dxmi_runs import moved_levels
 from unidiff import DxMITrainer
 from unidiff.core.networks import MLP, GradientField
 from unidiff.ebm import EnergyModel
@@ -59,6 +60,7 @@ def standardised(n: int) -> Tensor:
     return MEAN + VARIANCE**0.5 * x / x.square().mean().sqrt()
 
 
+@moved_levels
 @pytest.mark.slow
 @pytest.mark.parametrize("velocity", ["schedule", "adaptive"])
 def test_gaussian_data_end_on_the_closed_form(velocity: Any) -> None:

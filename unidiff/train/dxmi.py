@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.replay import Replay
 from unidiff.ebm.dxmi.value import on_device, trainable
 from unidiff.ebm.model import EnergyModel
+from unidiff.mcmc.chains import caller_depth
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.dxmi_config import DxMIConfig
 from unidiff.train.dxmi_round import FIGURES, Round
@@ -46,7 +48,9 @@ class DxMITrainer:
             its variances become a table of their own. If the value is the energy of this very core, there is no policy
             network: the chain steps along the value's gradient.
         value: energy and value, trained in place: :meth:`unidiff.EnergyModel.of` an energy-parameterised core, or an energy
-            that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`).
+            that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`). With adaptive velocities a function of
+            time t_k is learned at the level of ``work.law.levels()[k]``, not at the schedule's of t_k: from k = 1 on its
+            ``score``, ``core()`` and guidance, which read the schedule, are then another law's.
         data: ``[n, *E]``, or a world, of which 2¹⁷ are drawn.
         config: the run's options.
         graph: whether rounds are captured and replayed; None captures on a GPU where the value is a core's.
@@ -59,6 +63,9 @@ class DxMITrainer:
         ValueError: a chain or a value without parameters to train, of different shapes, dtypes or devices, or with a part of
             their parameters in common; a value without a time or of another schedule; a chain with the network's own
             variance, or with a level without noise or without signal; data that do not fit or are not finite.
+
+    Warns:
+        UserWarning: a value that is a function of time, with adaptive velocities.
     """
 
     def __init__(
@@ -80,6 +87,14 @@ class DxMITrainer:
             raise ValueError(
                 "velocity must be 'schedule' where the value is the chain's own energy: the chain's step is the value's "
                 f"only then, got {self.config.velocity!r}"
+            )
+        if not value.is_core and self.config.velocity == "adaptive" and self.config.velocity_rate > 0:
+            warnings.warn(
+                "value is a function of time, and with velocity 'adaptive' its times come to stand for the auxiliary law's "
+                "levels (trainer.work.law.levels()), not the schedule's: its score, core() and guidance are off at t_1 and "
+                "later; take velocity='schedule', or the energy of a core, which knows levels",
+                UserWarning,
+                stacklevel=caller_depth(),
             )
         self.generator = torch.Generator(like.device).manual_seed(self.config.seed)
         self.work = Round(chain, value, _data(data, chain.core, like, self.config.seed), self.config, self.generator)

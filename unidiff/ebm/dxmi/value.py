@@ -25,6 +25,10 @@ from unidiff.ebm.model import EnergyModel
 class GridValue(nn.Module):
     """A network for each step's value, ``value(x [B, *E], t [B]) -> [B]`` at the grid's times and at no other.
 
+    Learned by DxMI with adaptive velocities, its time t_k stands for the level k of the auxiliary law and not for the
+    schedule's of t_k: from k = 1 on what reads the schedule (``EnergyModel.score``, ``core()``, guidance) is off. With the
+    schedule's own velocities the two are one.
+
     Args:
         make: ``make() -> network(x) -> [B]`` or ``[B, 1]``, called once for each of the N + 1 times.
         grid: the times.
