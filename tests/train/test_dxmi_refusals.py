@@ -183,3 +183,20 @@ def test_a_grid_value_says_what_it_was_not_given() -> None:
         GridValue(lambda: torch.sin, GRID)  # pyright: ignore
     with pytest.raises(TypeError, match="grid must be a TimeGrid"):
         GridValue(lambda: torch.nn.Linear(2, 1), 3)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        ([0.0, math.nan, 1.0], r"t must be one of the 4 times of the value's grid, 0 … 1, got nan"),
+        ([0.0, 1.0, 0.4], r"t must be one of the 4 times of the value's grid, 0 … 1, got 0\.4"),
+        ([0.0, 1.0], r"t must have shape \[3\], one time for each row of x, got \[2\]"),
+        ([0.0], r"t must have shape \[3\], one time for each row of x, got \[1\]"),
+        ([[0.0], [0.0], [1.0]], r"t must have shape \[3\], one time for each row of x, got \[3, 1\]"),
+    ],
+)
+def test_a_grid_value_is_asked_at_times_of_its_grid_one_for_each_row(t: list[Any], message: str) -> None:
+    value = GridValue(lambda: torch.nn.Linear(2, 1), GRID)
+    with pytest.raises(ValueError, match=message):
+        value(torch.zeros(3, 2), torch.tensor(t))
+    assert value(torch.zeros(3, 2), torch.tensor([0.0, 1.0, 0.0])).shape == (3,)

@@ -54,14 +54,17 @@ class GridValue(nn.Module):
         """V at ``x`` ``[B, *E]`` and times t ``[B]``, ``[B]``.
 
         Raises:
-            ValueError: a time that is not the grid's (to float32's rounding), or one whose gradient is asked for.
+            ValueError: times of another shape than ``[B]``, one that is not the grid's (to float32's rounding), NaN among
+                them, or one whose gradient is asked for.
         """
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must have shape {list(x.shape[:1])}, one time for each row of x, got {list(t.shape)}")
         if t.requires_grad and torch.is_grad_enabled():
             raise ValueError("t must ask for no gradient: a GridValue is known at its grid's times alone")
         away = (t.to(self.times)[:, None] - self.times).abs()
         least, place = away.min(1)
-        if bool((least > 1e-6).any()):
-            far = float(t[least.argmax()])
+        if not bool((least <= 1e-6).all()):  # NaN is near to nothing
+            far = float(t[(~(least <= 1e-6)).int().argmax()])
             raise ValueError(
                 f"t must be one of the {len(self.times)} times of the value's grid, "
                 f"{float(self.times[0]):.6g} … {float(self.times[-1]):.6g}, got {far:.6g}"
