@@ -51,7 +51,8 @@ class DxMIConfig:
         average: decay a round of what the run returns, in [0, 1).
         clip: largest gradient norm.
         floor: least standard deviation of a step, in units of x; where a step rests on it the log says so.
-        published: take the published code's choices, :meth:`unidiff.ebm.Choices.published`, in the place of the theory's.
+        published: take the published code's scale and places of cost and entropy, and its target of the value, for the
+            theory's: :meth:`unidiff.ebm.Choices.published`. All other options stay as they are here.
         seed: of all that is random; below 2⁶³.
         log_every: rounds between two lines of the log.
         checkpoint_every: rounds between two checkpoints.

@@ -15,7 +15,7 @@ data from the next one's. The regulariser keeps the energy bounded and biases th
 variation, so γ goes to 0.
 
 Yoon et al. 2024, "Maximum entropy inverse reinforcement learning of diffusion models with energy-based models", algorithm 1;
-what its published code does otherwise is :class:`Choices`.
+where its published code puts cost and entropy, and how large, is :class:`Choices`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Choices:
 
     @staticmethod
     def published() -> Choices:
-        """The published code's, as its configurations of images have them: the value's target is the next value alone."""
+        """The published code's for images: scale and places of cost and entropy, and the target, the next value alone.
+
+        What else its configurations of images set is not restored (docs/dxmi.md).
+        """
         return Choices(
             mean=True, cost=0.01, entropy=0.1, cost_in_value=False, entropy_in_value=False, lagged=False
         )  # fmt: skip
