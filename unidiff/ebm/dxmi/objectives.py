@@ -8,11 +8,12 @@ r"""What DxMI minimises: five losses, each an expectation that a theorem of maxi
 
 in nats (V/τ), with sums over the D numbers of a state throughout: an entropy counts every dimension, and so must a cost.
 The first is the gradient of KL(q_0‖e^{−V}) − KL(π‖e^{−V}) and moves the energy alone. It may be taken at every level, of
-KL(q_k‖e^{−V_k}) − KL(π_k‖e^{−V_k}) with π_k the chain's law of x_{t_k}: at the optimum π_k = q_k and V_k = −log q_k too.
+KL(q_k‖e^{−V_k}) − KL(π_k‖e^{−V_k}) with π_k the chain's law of x_{t_k}: at the optimum over all π, π_k = q_k and V_k =
+−log q_k too, which Gaussian steps reach as far as they can.
 The second and third are dynamic programming over the chain's steps; the last two hold the value to what it must be at the
 optimum, −log of the noised data: the fourth its slope, where there are data, the fifth its height, by telling each level's
-data from the next one's. The regulariser keeps the energy bounded and biases the fixed point by about γτ in total
-variation, so γ goes to 0.
+data from the next one's. The regulariser keeps the energy bounded and biases the fixed point by about γ in total
+variation (2γ E_p|log p + H(p)| at first order, item 48 with V in nats), so γ goes to 0.
 
 Yoon et al. 2024, "Maximum entropy inverse reinforcement learning of diffusion models with energy-based models", algorithm 1;
 where its published code puts cost and entropy, and how large, is :class:`Choices`.
