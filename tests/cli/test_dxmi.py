@@ -108,6 +108,14 @@ def test_bad_requests_end_with_one_line_and_the_usage_status(arguments: list[str
     assert not Path("runs").exists(), "found out after a file was made"
 
 
+def test_the_end_says_which_steps_stand_on_the_floor(capsys) -> None:
+    assert "floor" not in told([*PLANE, *SHORT], capsys)
+    floored = [*PLANE, *SHORT, "--set", "floor=9", "--out", "wide"]
+    assert told(floored, capsys)["floor"] == "3 of 3 steps stand on floor = 9 (step: width 1: 9, 2: 9, 3: 9)"
+    line = journal.read(f"wide/{journal.NAME}")[-1]
+    assert (line["floor"], line["std_2"]) == (9, pytest.approx(9))
+
+
 def test_each_set_adds_to_those_before(capsys) -> None:
     options = told([*PLANE, *SHORT, "--set", "gamma=0.2", "--set", "floor=0.01", "anchor=2"], capsys)["options"]
     assert (options["start"], options["gamma"], options["floor"], options["anchor"]) == (3, 0.2, 0.01, 2)

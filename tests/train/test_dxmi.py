@@ -132,8 +132,23 @@ def test_no_step_is_narrower_than_the_floor_and_the_log_says_how_many_rest_on_it
     assert bool((trainer.work.policy.log_var >= least - 1e-6).all())
     assert [line["on_floor"] for line in seen] == [on] * len(seen)
     assert seen[-1]["least_std"] >= floor * (1 - 1e-6)
+    named = {key: value for key, value in seen[-1].items() if key == "floor" or key.startswith("std_")}
+    assert named == pytest.approx({"floor": floor, "std_1": floor, "std_2": floor, "std_3": floor} if on else {})
+    assert "floor" not in seen[0]
+    assert trainer.floored == pytest.approx({1: floor, 2: floor, 3: floor} if on else {})
+    words = "3 of 3 steps stand on floor = 10 (step: width 1: 10, 2: 10, 3: 10)"
+    assert trainer.floor_told() == (words if on else "")
     if on:
         assert seen[-1]["least_std"] == pytest.approx(floor)
+
+
+def test_the_steps_on_the_floor_are_named_and_no_others() -> None:
+    chain = policy_core().chain(GRID, "given", log_var=2 * torch.tensor([0.5, 0.05, 0.7]).log())
+    config = dataclasses.replace(SMALL, floor=0.2, variance_lr=1e-12)
+    trainer = DxMITrainer(chain, EnergyModel.of(energy_core()), data(), config)
+    trainer.fit()
+    assert trainer.floored == {2: pytest.approx(0.2)}
+    assert trainer.floor_told() == "1 of 3 steps stand on floor = 0.2 (step: width 2: 0.2)"
 
 
 def test_rates_and_the_regulariser_warm_up_and_fall_together() -> None:

@@ -190,17 +190,40 @@ class DxMITrainer:
                 f"{self.config.policy_lr:g}), or raise gamma (now {self.config.gamma:g}) or anchor"
             )
 
+    @property
+    def floored(self) -> dict[int, float]:
+        """The steps k whose standard deviation stands on the floor, and that of each, in units of x."""
+        table = self.work.policy.log_var.detach()
+        down = (table <= self.work.least + 1e-6).nonzero().flatten().tolist()
+        return {k + 1: float((0.5 * table[k]).exp()) for k in down}
+
+    def floor_told(self) -> str:
+        """In words, which steps stand on the floor and how wide they are; empty if none does."""
+        found = self.floored
+        if not found:
+            return ""
+        stds = ", ".join(f"{k}: {std:.4g}" for k, std in found.items())
+        return (
+            f"{len(found)} of {self.work.chain.steps} steps stand on floor = {self.config.floor:g} (step: width {stds})"
+        )
+
     def line(self) -> dict[str, float]:
-        """A line of the log: means since the last one, and how the variances stand."""
+        """A line of the log: means since the last one, and how the variances stand.
+
+        The last of a run names the ``floor`` too if a step stands on it, and ``std_k`` of each such step k.
+        """
         work = self.work
         count = max(float(work.rounds), 1.0)
         figures = dict(zip(FIGURES, (work.sums / count).tolist(), strict=True))
         work.sums.zero_()
         work.rounds.zero_()
-        floored = int((work.policy.log_var.detach() <= work.least + 1e-6).sum())
+        floored = self.floored
+        named = {"floor": self.config.floor} | {f"std_{k}": std for k, std in floored.items()} if floored else {}
+        ends = named if self.round >= self.total else {}
         least = float((0.5 * work.policy.log_var.detach().min()).exp())
         return {
-            "step": self.round, **figures, "least_std": least, "on_floor": floored, "seconds": round(self.elapsed, 3)
+            "step": self.round, **figures, "least_std": least, "on_floor": len(floored), **ends,
+            "seconds": round(self.elapsed, 3),
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
