@@ -95,6 +95,7 @@ def test_a_run_goes_on_with_the_options_it_had_and_refuses_others(capsys) -> Non
         (["--data", "digits"], "data must be of the core's shape [2], got [1, 8, 8]"),
         (["--dtype", "float16"], "unknown dtype 'float16'"),
         (["--paths", "10"], "paths is of methods that seek a reward"),
+        (["--set", "gamma=1", "--set", "gamma=2"], "set must name an option once, got gamma twice"),
         (["--set", "gama=1"], "did you mean 'gamma'"),
         (["--set", "velocity=own"], "unknown velocity"),
         (["--checkpoint", "net"], "give a checkpoint or a world"),
@@ -113,6 +114,19 @@ def test_a_chain_stops_at_the_times_of_a_file(capsys) -> None:
     short = [*SHORT[:4], *SHORT[6:]]
     told([*PLANE, *short, "--grid", "grid.json", "--out", "mine"], capsys)
     assert load_chain("mine").grid.times.tolist() == [0.01, 0.3, 0.6, 1.0]
+
+
+def test_the_end_says_which_steps_stand_on_the_floor(capsys) -> None:
+    assert "floor" not in told([*PLANE, *SHORT], capsys)
+    floored = [*PLANE, *SHORT, "--set", "floor=9", "--out", "wide"]
+    assert told(floored, capsys)["floor"] == "3 of 3 steps stand on floor = 9 (step: width 1: 9, 2: 9, 3: 9)"
+    line = journal.read(f"wide/{journal.NAME}")[-1]
+    assert (line["floor"], line["std_2"]) == (9, pytest.approx(9))
+
+
+def test_each_set_adds_to_those_before(capsys) -> None:
+    options = told([*PLANE, *SHORT, "--set", "gamma=0.2", "--set", "floor=0.01", "anchor=2"], capsys)["options"]
+    assert (options["start"], options["gamma"], options["floor"], options["anchor"]) == (3, 0.2, 0.01, 2)
 
 
 def test_data_for_another_method_are_refused(capsys) -> None:

@@ -150,6 +150,14 @@ def test_every_method_trains_a_checkpoint_and_leaves_one(method: str, capsys) ->
     assert main(["sample", "--checkpoint", "run", "--n", "4", "--steps", "3", "--out", "x.png"]) == 0
 
 
+@pytest.mark.parametrize("spelt", [["clip=1", "decay=1"], ["clip=1", "--set", "decay=1"], ["clip=1", "--set=decay=1"]])
+def test_each_set_adds_to_those_before(spelt: list[str], capsys) -> None:
+    # What the run has is told where it cannot change.
+    told([*LINEAR, "--method", "dpok", "--set", *spelt, *TINY, "--rounds", "1", "--out", "run"], capsys)
+    assert status(["finetune", "--out", "run", "--resume", "--set", "clip=3"]) == USAGE
+    assert "the run has ('clip=1', 'decay=1'), got ('clip=3',)" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_stopped_run_goes_on_with_the_options_it_had_and_refuses_others(capsys) -> None:
     run = [*LINEAR, "--method", "dpok", "--set", "clip=0.2", "decay=1", "--beta", "0.7", *TINY]
     whole = told([*run, "--rounds", "3", "--decay", "constant", "--out", "whole"], capsys)
@@ -161,6 +169,7 @@ def test_a_stopped_run_goes_on_with_the_options_it_had_and_refuses_others(capsys
         (["--beta", "0.5"], "beta cannot change on resume: the run has 0.7, got 0.5"),
         (["--method", "ddpo"], "method cannot change on resume: the run has 'dpok', got 'ddpo'"),
         (["--reward", "linear:1,0"], "reward cannot change on resume: the run has 'linear:1,0.5', got 'linear:1,0'"),
+        (["--set", "clip=0.2", "--set", "decay=2"], "set cannot change on resume"),
         (["--set", "clip=0.3"], "set cannot change on resume: the run has ('clip=0.2', 'decay=1'), got ('clip=0.3',)"),
         (["--lr", "0.5"], "lr cannot change on resume: the run has 0.001, got 0.5"),
         (["--steps", "5"], "steps cannot change on resume: the run has 4, got 5"),
@@ -299,6 +308,8 @@ BAD: list[tuple[list[str], str]] = [
     ([*LINEAR, "--set", "clip=0"], "clip must be positive and finite, got 0"),
     ([*LINEAR, "--set", "clip=much"], "clip must be a number, got 'much'"),
     ([*LINEAR, "--set", "clip=1", "clip=2"], "set must name an option once, got clip twice"),
+    ([*LINEAR, "--set", "clip=1", "--set", "clip=1"], "set must name an option once, got clip twice"),
+    ([*LINEAR, "--set", "clp=1", "--set", "clip=1"], "unknown option of dpok 'clp'; did you mean 'clip'"),
     ([*LINEAR, "--set", "estimator=scor"], "unknown estimator 'scor'; did you mean 'score'"),
     ([*LINEAR, "--variance", "pior"], "unknown variance 'pior'; did you mean 'prior'"),
     ([*LINEAR, "--decay", "cosin"], "unknown decay 'cosin'; did you mean 'cosine'"),

@@ -279,6 +279,20 @@ ENDLESS = ud.Schedule.cosine(math.inf, -math.inf)
         ),
         (lambda: MODEL(torch.sum, (2,)).score(X), ValueError, r"one number for each row, got \[\]"),
         (lambda: MODEL(lambda x: 1.0, (2,)).energy(X), ValueError, "one number for each row, got float"),
+        *[
+            (lambda kind=kind: MODEL(lambda x: x.sum(1).to(kind), (2,)).energy(X), TypeError, f"float64, got {kind}")
+            for kind in (torch.complex128, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float32)
+        ],
+        (
+            lambda: MODEL(lambda x: x.sum(1).half(), (2,)).score(X.float()),
+            TypeError,
+            "energy must be real and no narrower than its states, torch.float32, got torch.float16",
+        ),
+        (
+            lambda: MODEL(lambda x: x.sum(1).cfloat(), (2,)).langevin(X, 3),
+            TypeError,
+            "energy must be real and no narrower than its states, torch.float64, got torch.complex64",
+        ),
         (lambda: MODEL(lambda x: x.detach().sum(1), (2,)).score(X), ValueError, "got a constant of x"),
         (
             lambda: MODEL(lambda x: x.sum(1) / (x[:, 0] > 0), (2,)).energy(X),
@@ -318,3 +332,12 @@ class Bare:
 
     def __call__(self, xt, level, condition=None, guidance=1.0):
         return ud.Prediction(xt, level, {"x0": xt})
+
+
+def test_an_energy_may_be_wider_than_its_states_and_narrower_under_autocast() -> None:
+    x = X.float()
+    assert MODEL(lambda z: z.double().square().sum(1), (2,)).energy(x).dtype == torch.float64
+    network = torch.nn.Linear(2, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert MODEL(network, (2,)).energy(x).dtype == torch.bfloat16
+    assert MODEL(network, (2,)).energy(x).dtype == torch.float32

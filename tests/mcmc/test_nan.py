@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from unidiff.ebm import EnergyModel, annealed_importance
+import unidiff as ud
+from unidiff.ebm import ContrastiveDivergence, EnergyModel, PersistentCD, RecoveryLikelihood, annealed_importance
+from unidiff.ebm.learning import EnergyMethod
+from unidiff.ebm.learning.chains import ShortRun
 from unidiff.mcmc import HMC, MALA, ULA, Divergence, Kernel, Noise, State, Target, langevin
 from unidiff.mcmc.blocks import Eager
+from unidiff.train import EnergyConfig, EnergyTrainer
 
 KERNELS: tuple[Kernel, ...] = (MALA(0.5), HMC(0.4, leapfrog=5))
 
@@ -179,3 +183,99 @@ def test_a_broken_network_stops_whatever_walks_on_its_energy() -> None:
     for walk in walks:
         with pytest.raises(FloatingPointError, match="energy must not be NaN"):
             walk()
+
+
+class Broken(torch.nn.Module):
+    """A bowl with a weight to train, of another value further out than 3; a function of time too."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight, self.value = torch.nn.Parameter(torch.ones(())), value
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        return self.weight * torch.where(far(x), self.value, bowl(x))
+
+
+def learned(kind: str, kernel: Kernel, value: float) -> tuple[EnergyModel, EnergyMethod]:
+    plain = EnergyModel(Broken(value), (2,))
+    if kind == "recovery":
+        timed = EnergyModel(Broken(value), (2,), schedule=ud.Schedule.cosine())
+        return timed, RecoveryLikelihood((0.3, 0.95), 4, kernel)
+    if kind == "cd":
+        return plain, ContrastiveDivergence(4, kernel)
+    return plain, PersistentCD(4, kernel, capacity=200, start=ud.worlds.Gaussian([0.0, 0.0], [[0.2, 0.0], [0.0, 0.2]]))
+
+
+@pytest.mark.parametrize("kernel", [MALA(1.5), HMC(1.0, leapfrog=3)])
+@pytest.mark.parametrize("kind", ["cd", "pcd", "recovery"])
+def test_training_stops_at_an_energy_that_is_nan_where_chains_propose(kind: str, kernel: Kernel) -> None:
+    # The data lie within 1, so that every energy that the loss reads is finite; +∞ is a wall, and holds nobody up.
+    x = 2 * torch.rand(100, 2, generator=seeded()) - 1
+    for value in (torch.inf, torch.nan):
+        model, method = learned(kind, kernel, value)
+        trainer = EnergyTrainer(model, x, method, EnergyConfig(steps=2, batch_size=100))
+        if value == torch.inf:
+            trainer.fit()
+            continue
+        met = r"energy must not be NaN at a finite position, got NaN in \d+ starts and proposals of \d+ of 100 chains"
+        with pytest.raises(FloatingPointError, match=met + r", in a run of 4 steps.*, in step 1; lower lr"):
+            trainer.fit()
+
+
+def test_a_short_run_counts_its_starts_and_its_proposals() -> None:
+    law = beyond_three(torch.nan)
+    x = torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]).double()
+    run = ShortRun(lambda y: torch.where(far(y), torch.nan, bowl(y)), MALA(2.0), 6)
+    _, lost = run.walk(law, x, seeded(5))
+    again = seeded(5)
+    normal = torch.randn((6, 3, 2), generator=again, dtype=torch.float64)
+    uniform = torch.rand((6, 3), generator=again, dtype=torch.float64)
+    state, met = State(x, *law.evaluate(x)), far(x).double()
+    for xi, u in zip(normal, uniform, strict=True):
+        move = MALA(2.0).step(law, state, 2.0, xi, u)
+        state, met = move.state, met + far(move.proposal)
+    assert torch.equal(lost, met)
+    assert met[0] > 0
+    assert met[1] > 0
+    with pytest.raises(
+        FloatingPointError, match=f"{int(met.sum())} starts and proposals of {int((met > 0).sum())} of 3"
+    ):
+        run(x, seeded(5))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_start_without_a_slope_is_counted_though_it_proposes_nothing(kernel: Kernel) -> None:
+    # The root is finite at the start, its slope there is 0 · NaN: every proposal is NaN, and rejected.
+    def energy(y: Tensor) -> Tensor:
+        return bowl(y) + torch.where(far(y), (3 - y.abs().amax(1)).sqrt(), 0.0).nan_to_num()
+
+    x = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    run = ShortRun(energy, kernel, 3)
+    assert bool(torch.isfinite(energy(x)).all())
+    with pytest.raises(FloatingPointError, match="NaN in 1 starts and proposals of 1 of 2 chains"):
+        run(x, seeded())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_short_run_counts_nothing_on_the_host(kernel: Kernel) -> None:
+    x = torch.zeros(5, 2, device="meta")
+    run = ShortRun(bowl, kernel, 3)
+    end, lost = run.walk(Target.from_energy(bowl), x, None)
+    assert (end.shape, lost.shape) == ((5, 2), (5,))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_captured_short_run_counts_as_an_eager_one(kernel: Kernel) -> None:
+    x = torch.zeros(64, 2, device="cuda")
+    wall = torch.tensor(torch.inf, device="cuda")
+    run = ShortRun(lambda y: torch.where(far(y), wall, bowl(y)), kernel, 20)
+    # Captured on a wall, then replayed on what it has become, and on the wall again.
+    run(x, torch.Generator("cuda").manual_seed(0))
+    wall.fill_(torch.nan)
+    _, lost = run.walk(run.law(), x, torch.Generator("cuda").manual_seed(1))
+    met = f"{int(lost.sum())} starts and proposals of {int((lost > 0).sum())} of 64"
+    with pytest.raises(FloatingPointError, match=met):
+        run(x, torch.Generator("cuda").manual_seed(1))
+    wall.fill_(torch.inf)
+    run(x, torch.Generator("cuda").manual_seed(2))

@@ -53,6 +53,8 @@ MUTANTS_DXMI: tuple[Mutant, ...] = (
     Mutant("DxMI contrast of levels: data noised to t_0", LOSSES, "noised(value.levels, x0, k, noise), states", "noised(value.levels, x0, 0 * k, noise), states"),
     Mutant("DxMI contrast of levels: all by V_0", LOSSES, "(value(x, k) for x in", "(value(x, 0 * k) for x in"),
     Mutant("DxMI contrast of levels: levels and walks change places", LOSSES, ".repeat_interleave(batch)", ".repeat(batch)"),
+    Mutant("DxMI contrast of levels: upside down above t_0", LOSSES, "[contrast(*pair, gamma, weights) for pair in zip(data, drawn, strict=True)]", "[contrast(*pair[:: -1 if k else 1], gamma, weights) for k, pair in enumerate(zip(data, drawn, strict=True))]"),
+    Mutant("DxMI contrast of levels: held above t_0", LOSSES, "[contrast(*pair, gamma, weights) for pair in zip(data, drawn, strict=True)]", "[contrast(*(v.detach() if k else v for v in pair), gamma, weights) for k, pair in enumerate(zip(data, drawn, strict=True))]"),
     # -- the policies
     Mutant("DxMI value gradient: ε̂ for the slope", POLICY, "law.log_var[k - 1].exp() / level.sigma", "law.log_var[k - 1].exp()"),
     Mutant("DxMI value gradient: √v", POLICY, "law.log_var[k - 1].exp() / level.sigma", "(0.5 * law.log_var[k - 1]).exp() / level.sigma"),

@@ -53,6 +53,7 @@ MUTANTS_READINGS: tuple[Mutant, ...] = (
     Mutant("a divergence from 100 nats", BLOCKS, "DIVERGENT = 1000.0", "DIVERGENT = 100.0"),
     Mutant("a NaN far out stops a run", BLOCKS, "lost < self.beyond", "lost < torch.inf"),
     Mutant("a NaN of the law is a rejection", RUNNING, "held & ~chains.tally[LOST:].any()", "held"),
+    Mutant("a NaN in a short run is a rejection", "ebm/learning/chains.py", "if self.kernel.metropolis:", "if False:"),
     Mutant("a NaN slope of a wall is a NaN of the law", METROPOLIS, "nan = nan & ~torch.isinf(log_prob)", "nan = nan & True"),
     Mutant("a NaN is looked for at the end alone", METROPOLIS, "seen.append(_glance(x, score, log_prob))\n        momentum", "pass\n        momentum"),
     # -- the warm-up

@@ -74,6 +74,10 @@ def with_a_grid() -> tuple[ReverseChain, EnergyModel]:
     return policy_core().chain(GRID), grid_value(tau=0.5)
 
 
+# Of a value that is a function of time, where it does not matter which levels its times stand for.
+moved_levels = pytest.mark.filterwarnings("ignore:value is a function of time, and with velocity 'adaptive'")
+
+
 def small(kind: str, **options: Any) -> DxMIConfig:
     """The options of a run of this kind: a chain along its own value's gradient has the schedule's velocities."""
     fixed = {"velocity": "schedule"} if kind == "one core" else {}

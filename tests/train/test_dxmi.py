@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from tests.train.dxmi_runs import (
     GRID,
     KINDS,
     OPTIONS,
+    SCHEDULE,
     SMALL,
     SQUARE,
     bits,
     data,
     energy_core,
     grid_value,
+    moved_levels,
     policy_core,
     same,
     small,
@@ -31,6 +34,7 @@ from unidiff.ebm import EnergyModel
 
 
 @pytest.mark.parametrize(("kind", "option"), SQUARE)
+@moved_levels
 def test_a_seed_is_a_run(kind: str, option: str) -> None:
     ends = []
     for seed in (3, 3, 4):
@@ -54,6 +58,7 @@ def test_every_choice_is_another_run() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@moved_levels
 def test_policy_table_and_value_all_move_and_so_do_adaptive_velocities(kind: str) -> None:
     trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, start=0))
     work = trainer.work
@@ -127,8 +132,23 @@ def test_no_step_is_narrower_than_the_floor_and_the_log_says_how_many_rest_on_it
     assert bool((trainer.work.policy.log_var >= least - 1e-6).all())
     assert [line["on_floor"] for line in seen] == [on] * len(seen)
     assert seen[-1]["least_std"] >= floor * (1 - 1e-6)
+    named = {key: value for key, value in seen[-1].items() if key == "floor" or key.startswith("std_")}
+    assert named == pytest.approx({"floor": floor, "std_1": floor, "std_2": floor, "std_3": floor} if on else {})
+    assert "floor" not in seen[0]
+    assert trainer.floored == pytest.approx({1: floor, 2: floor, 3: floor} if on else {})
+    words = "3 of 3 steps stand on floor = 10 (step: width 1: 10, 2: 10, 3: 10)"
+    assert trainer.floor_told() == (words if on else "")
     if on:
         assert seen[-1]["least_std"] == pytest.approx(floor)
+
+
+def test_the_steps_on_the_floor_are_named_and_no_others() -> None:
+    chain = policy_core().chain(GRID, "given", log_var=2 * torch.tensor([0.5, 0.05, 0.7]).log())
+    config = dataclasses.replace(SMALL, floor=0.2, variance_lr=1e-12)
+    trainer = DxMITrainer(chain, EnergyModel.of(energy_core()), data(), config)
+    trainer.fit()
+    assert trainer.floored == {2: pytest.approx(0.2)}
+    assert trainer.floor_told() == "1 of 3 steps stand on floor = 0.2 (step: width 2: 0.2)"
 
 
 def test_rates_and_the_regulariser_warm_up_and_fall_together() -> None:
@@ -167,6 +187,7 @@ def test_averages_are_of_what_the_rounds_left() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", ["theory", "resampled"])
+@moved_levels
 def test_doubles_are_trained_in_doubles(kind: str, option: str) -> None:
     chain, value = KINDS[kind]()
     chain.core.double()
@@ -181,6 +202,7 @@ def test_doubles_are_trained_in_doubles(kind: str, option: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("one", [False, True])
+@moved_levels
 def test_chains_of_one_step_are_trained_too(steps: int, one: bool) -> None:
     grid = ud.TimeGrid.uniform(steps)
     core = energy_core() if one else policy_core()
@@ -209,3 +231,54 @@ def test_a_learned_schedule_is_left_as_it_is() -> None:
     chain, value = policy_core(schedule).chain(GRID), EnergyModel.of(energy_core(schedule))
     DxMITrainer(chain, value, data(), SMALL).fit()
     assert all(torch.equal(p, k) for p, k in zip(schedule.parameters(), kept, strict=True))  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "idle"),
+    [
+        ("cores", {"contrast": 0.0}, {"gamma": 0.7}),
+        ("cores", {"difference": 0.0}, {"target_average": 0.3}),
+        ("cores", {"published": True}, {"target_average": 0.3}),
+        ("cores", {"velocity": "schedule"}, {"velocity_rate": 0.5}),
+        ("one core", {}, {"policy_lr": 0.1}),
+    ],
+)
+def test_options_that_are_said_to_have_no_effect_have_none(
+    kind: str, options: dict[str, Any], idle: dict[str, Any]
+) -> None:
+    ends = []
+    for more in ({}, idle):
+        trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, **options, **more))
+        trainer.fit()
+        ends.append([bits(module) for module in (trainer.work.policy, trainer.work.model, trainer.work.law)])
+    assert all(same(one, two) for one, two in zip(*ends, strict=True))
+    # Without what makes it idle it is heard.
+    if options:
+        others = [DxMITrainer(*KINDS[kind](), data(), small(kind, **more)) for more in ({}, idle)]
+        for trainer in others:
+            trainer.fit()
+        modules = [(own.work.policy, own.work.model, own.work.law) for own in others]
+        assert not all(same(bits(one), bits(two)) for one, two in zip(*modules, strict=True))
+
+
+def test_a_value_whose_times_come_to_stand_for_other_levels_is_warned_of_once() -> None:
+    chain, value = policy_core().chain(GRID), grid_value()
+    with pytest.warns(UserWarning, match="value is a function of time, and with velocity 'adaptive'") as told:
+        trainer = DxMITrainer(chain, value, data(), SMALL)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    trainer.fit()  # another warning would be an error
+    # So it is: V_1 has been learned at another level than the schedule's of t_1, which its score reads.
+    assert not torch.allclose(trainer.work.law.levels().log_snr[1:], SCHEDULE.log_snr(GRID.times)[1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("a grid", {"velocity": "schedule"}), ("a grid", {"velocity_rate": 0.0}), ("cores", {})]
+)
+def test_a_value_that_keeps_its_levels_is_not_warned_of(kind: str, options: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = DxMITrainer(*KINDS[kind](), data(), small(kind, **options))
+        trainer.fit()
+    if options:
+        torch.testing.assert_close(trainer.work.law.levels().log_snr, SCHEDULE.log_snr(GRID.times))

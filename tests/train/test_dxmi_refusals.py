@@ -17,6 +17,7 @@ from tests.train.dxmi_runs import (
     data,
     energy_core,
     grid_value,
+    moved_levels,
     policy_core,
     seeded,
     with_cores,
@@ -130,7 +131,18 @@ def test_data_that_do_not_fit_are_refused(given: Any, message: str) -> None:
         ({"target_average": 1.0}, r"target_average must lie in \[0, 1\), got 1.0"),
         ({"average": -0.1}, r"average must lie in \[0, 1\), got -0.1"),
         ({"everywhere": 1}, "everywhere must be True or False, got 1"),
-        ({"everywhere": True, "weighted": True}, "everywhere must be False with weighted"),
+        (
+            {"everywhere": True, "difference": 0.0, "ladder": 0.0, "weighted": True},
+            "everywhere must be False with weighted",
+        ),
+        ({"everywhere": True}, "set both to 0, got difference = 1 and ladder = 10"),
+        ({"everywhere": True, "ladder": 0.0}, "set both to 0, got difference = 1 and ladder = 0"),
+        ({"everywhere": True, "difference": 0.0}, "set both to 0, got difference = 0 and ladder = 10"),
+        (
+            {"everywhere": True, "contrast": 0.0, "difference": 0.0, "ladder": 0.0},
+            "everywhere must be False with contrast = 0",
+        ),
+        ({"weighted": True, "contrast": 0.0}, "weighted must be False with contrast = 0"),
         ({"weighted": 1}, "weighted must be True or False, got 1"),
         ({"published": "no"}, "published must be True or False, got 'no'"),
         ({"seed": -1}, "seed must be an integer"),
@@ -157,6 +169,7 @@ def test_other_arguments_are_looked_at_before_any_work() -> None:
         ud.TimeGrid.uniform(0)
 
 
+@moved_levels
 def test_a_value_of_another_grid_is_refused_in_the_first_round() -> None:
     trainer = DxMITrainer(policy_core().chain(GRID), grid_value(ud.TimeGrid.uniform(4)), data(), SMALL)
     with pytest.raises(ValueError, match=r"t must be one of the 5 times of the value's grid, 0 … 1, got 0\.\d+"):
@@ -170,3 +183,20 @@ def test_a_grid_value_says_what_it_was_not_given() -> None:
         GridValue(lambda: torch.sin, GRID)  # pyright: ignore
     with pytest.raises(TypeError, match="grid must be a TimeGrid"):
         GridValue(lambda: torch.nn.Linear(2, 1), 3)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        ([0.0, math.nan, 1.0], r"t must be one of the 4 times of the value's grid, 0 … 1, got nan"),
+        ([0.0, 1.0, 0.4], r"t must be one of the 4 times of the value's grid, 0 … 1, got 0\.4"),
+        ([0.0, 1.0], r"t must have shape \[3\], one time for each row of x, got \[2\]"),
+        ([0.0], r"t must have shape \[3\], one time for each row of x, got \[1\]"),
+        ([[0.0], [0.0], [1.0]], r"t must have shape \[3\], one time for each row of x, got \[3, 1\]"),
+    ],
+)
+def test_a_grid_value_is_asked_at_times_of_its_grid_one_for_each_row(t: list[Any], message: str) -> None:
+    value = GridValue(lambda: torch.nn.Linear(2, 1), GRID)
+    with pytest.raises(ValueError, match=message):
+        value(torch.zeros(3, 2), torch.tensor(t))
+    assert value(torch.zeros(3, 2), torch.tensor([0.0, 1.0, 0.0])).shape == (3,)

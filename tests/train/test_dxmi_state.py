@@ -26,6 +26,7 @@ from tests.train.dxmi_runs import (
     data,
     energy_core,
     grid_value,
+    moved_levels,
     policy_core,
     same,
     seeded,
@@ -68,6 +69,7 @@ def stop_at(at: int) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "option"), SQUARE)
+@moved_levels
 def test_a_stop_in_the_middle_changes_no_bit(kind: str, option: str, tmp_path: Path) -> None:
     config = small(kind, **OPTIONS[option])
     whole = DxMITrainer(*KINDS[kind](), data(), dataclasses.replace(config, out=str(tmp_path / "whole")))
@@ -151,6 +153,7 @@ def test_what_a_trainer_hands_out_is_a_copy_in_evaluation_mode() -> None:
     assert not chain.core.training and not value.training
 
 
+@moved_levels
 def test_a_run_whose_value_is_no_core_leaves_its_chain_alone(tmp_path: Path) -> None:
     DxMITrainer(*KINDS["a grid"](), data(), dataclasses.replace(SMALL, out=str(tmp_path))).fit()
     assert load_chain(tmp_path).steps == GRID.steps
@@ -158,6 +161,7 @@ def test_a_run_whose_value_is_no_core_leaves_its_chain_alone(tmp_path: Path) -> 
         load_value(tmp_path)
 
 
+@moved_levels
 def test_what_is_not_the_runs_is_refused(tmp_path: Path) -> None:
     DxMITrainer(*with_cores(), data(), dataclasses.replace(SMALL, out=str(tmp_path))).fit()
     chain, value = with_cores()
@@ -223,6 +227,7 @@ class Breaking(Head):
 
 @pytest.mark.parametrize("kind", ["energy", "gradient"])
 @pytest.mark.parametrize("start", [0, 6])
+@moved_levels
 def test_what_is_not_finite_stops_the_run_says_where_and_leaves_the_checkpoint(
     kind: str, start: int, tmp_path: Path
 ) -> None:

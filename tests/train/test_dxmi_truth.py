@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import unidiff as ud
+from tests.train.dxmi_runs import moved_levels
 from unidiff import DxMITrainer
 from unidiff.core.networks import MLP, GradientField
 from unidiff.ebm import EnergyModel
@@ -59,6 +61,7 @@ def standardised(n: int) -> Tensor:
     return MEAN + VARIANCE**0.5 * x / x.square().mean().sqrt()
 
 
+@moved_levels
 @pytest.mark.slow
 @pytest.mark.parametrize("velocity", ["schedule", "adaptive"])
 def test_gaussian_data_end_on_the_closed_form(velocity: Any) -> None:
@@ -73,20 +76,73 @@ def test_gaussian_data_end_on_the_closed_form(velocity: Any) -> None:
     )  # fmt: skip
     trainer = DxMITrainer(core.chain(grid), value, standardised(2**17), config)
     chain = trainer.fit()
+    for variance, mean in off_the_closed_form(trainer, chain):
+        assert variance < 0.01
+        assert mean < 0.01
+
+
+def off_the_closed_form(trainer: DxMITrainer, chain: ud.ReverseChain) -> list[tuple[float, float]]:
+    """For each step, how far its variance and its mean (in root mean square over x_k ~ q_k) are from Bayes', relatively."""
     law, level = trainer.work.law, trainer.work.law.levels()
+    data, found = Gaussian(MEAN, VARIANCE * torch.eye(2, dtype=torch.float64)), []
     assert chain.given is not None
-    for k in range(1, grid.steps + 1):
+    for k in range(1, law.steps + 1):
         alpha, sigma = float(level.alpha[k - 1]), float(level.sigma[k - 1])
         spread, keep, v = alpha**2 * VARIANCE + sigma**2, float(law.keep[k - 1]), float(law.log_var[k - 1].exp())
         best = 1 / (1 / spread + keep**2 / v)
-        assert float(chain.given[k - 1].exp()) == pytest.approx(best, rel=0.01)
-        x = Gaussian(MEAN, VARIANCE * torch.eye(2, dtype=torch.float64)).diffuse(
-            float(level.alpha[k]), float(level.sigma[k])
-        ).sample(20_000, torch.Generator().manual_seed(1))  # fmt: skip
+        there = data.diffuse(float(level.alpha[k]), float(level.sigma[k]))
+        x = there.sample(20_000, torch.Generator().manual_seed(1))
         known = best * (keep * x / v + alpha * MEAN / spread)
         with torch.no_grad():
             off = chain.step(x, k).mean - known
-        assert float(off.square().mean().sqrt() / known.square().mean().sqrt()) < 0.01
+        mean = float(off.square().mean().sqrt() / known.square().mean().sqrt())
+        found.append((abs(float(chain.given[k - 1].exp()) / best - 1), mean))
+    return found
+
+
+def test_a_contrast_at_every_level_alone_ends_on_the_closed_form() -> None:
+    # No anchor, difference or ladder: each level's value has its own contrast and nothing else, and the step to it follows.
+    # Over seeds 0 … 3 the worst were 2.5% and 9.1%; held above t_0 39% and 82%, upside down there beyond all bounds.
+    schedule, grid = ud.Schedule.cosine(6.0, -3.0), ud.TimeGrid.uniform(2)
+    core = ud.Diffusion(schedule, ud.Denoiser(Affine(schedule.log_snr(grid.times)), (2,), "x0"))
+    value = EnergyModel(Paraboloids(grid.times), (2,), schedule=schedule)
+    config = DxMIConfig(
+        iterations=300, batch=256, policy_lr=1e-1, variance_lr=1e-1, value_lr=3e-2, warmup=20, gamma=1e-3, everywhere=True,
+        difference=0.0, anchor=0.0, ladder=0.0, velocity="schedule", log_every=10**6,
+    )  # fmt: skip
+    trainer = DxMITrainer(core.chain(grid), value, standardised(2**17), config)
+    for variance, mean in off_the_closed_form(trainer, trainer.fit()):
+        assert variance < 0.15
+        assert mean < 0.15
+
+
+def test_langevin_on_the_value_moves_the_draws_of_a_poor_chain_to_the_law() -> None:
+    # The chain stays where it begins and its value is anchored to the data: draws are 0.73 off in the mean and have 0.33 of
+    # the variance, and end, by 20 steps of MALA, on the value's own law, which is 0.08 and 7% from the data's at t_0.
+    schedule, grid = ud.Schedule.cosine(6.0, -3.0), ud.TimeGrid.uniform(2)
+    core = ud.Diffusion(schedule, ud.Denoiser(Affine(schedule.log_snr(grid.times)), (2,), "x0"))
+    network = Paraboloids(grid.times)
+    config = DxMIConfig(
+        iterations=300, batch=512, policy_lr=1e-9, variance_lr=1e-9, value_lr=3e-2, warmup=20, contrast=0.0, difference=0.0,
+        ladder=0.0, velocity="schedule", log_every=10**6,
+    )  # fmt: skip
+    trainer = DxMITrainer(core.chain(grid), EnergyModel(network, (2,), schedule=schedule), standardised(2**17), config)
+    chain, generator, n, t0 = trainer.fit(), torch.Generator().manual_seed(1), 4000, float(grid.times[0])
+    alpha, sigma = (float(v.detach()) for v in (schedule.alpha(t0), schedule.sigma(t0)))
+    mean, variance = alpha * MEAN, alpha**2 * VARIANCE + sigma**2
+    value = trainer.value
+    own = value.source
+    assert isinstance(own, Paraboloids)
+    width = float((-own.log_precision[0]).exp().detach())
+    x = chain.sample(n, generator, dtype=torch.float64)
+    y = value.langevin(x, 20, t0, warmup=20, generator=generator).x
+    assert float((x.mean(0) - mean).norm()) > 0.5
+    assert float(x.var(0).mean()) < 0.5 * variance
+    assert float((y.mean(0) - mean).norm()) < 0.15
+    assert float(y.var(0).mean()) == pytest.approx(variance, rel=0.15)
+    # Five standard errors of n draws of the value's own law.
+    assert float((y.mean(0) - width * own.slope[0].detach()).abs().max()) < 5 * math.sqrt(width / n)
+    assert float(y.var(0).mean()) == pytest.approx(width, rel=5 * math.sqrt(1 / n))
 
 
 def line_mixture() -> GaussianMixture:

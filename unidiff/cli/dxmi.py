@@ -194,6 +194,8 @@ def _told(trainer: Any, chain: Any, x: Any, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"rounds": trainer.round, "seconds": round(trainer.elapsed, 3), "steps": chain.steps}
     line = list(journal.read(folder / journal.NAME))[-1]
     facts |= {name: line[name] for name in ("energy_data", "energy_chain", "least_std", "on_floor")}
+    if told := trainer.floor_told():
+        facts["floor"] = told
     x, some = x.cpu(), some.cpu()
     facts["sliced_wasserstein"] = metrics.sliced_wasserstein(x, some, generator=torch.Generator().manual_seed(0))
     facts |= {

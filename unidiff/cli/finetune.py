@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import tyro
+
 from unidiff.cli import methods, rewards
 from unidiff.cli.parsing import check_folder, given, parse, tell, value
 from unidiff.cli.sample import draw, load
@@ -36,8 +38,8 @@ class Asked:
             the reference, and a perceptron that corrects it is trained.
         method: ddpo, dpok, backprop, adjoint, dpo or d3po, on a reward or preferences; dxmi, on data: a chain of few steps
             that an energy teaches, rounds = iterations and chains = walks of a round.
-        set: options of the method, each name=value (clip=0.2 of ddpo, last=5 of backprop, anchor=3 of dxmi); see docs/rl.md
-            and docs/dxmi.md.
+        set: options of the method, each name=value (clip=0.2 of ddpo, last=5 of backprop, anchor=3 of dxmi), one or more, as
+            often as you like; see docs/rl.md and docs/dxmi.md.
         data: for dxmi, what the chain is to end in: a named set or an .npz; the checkpoint's own, or the world, if left out.
         reward: terms joined by +, each with a weight if need be: linear:1,0 (bᵀx), quadratic:1,0,0,2 (−½ xᵀAx, A by rows or
             its diagonal), class:3 (log p(3|x) of the classifier), model:PATH (a reward model), 0.5*linear:1,0+class:3.
@@ -332,6 +334,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         if get_origin(kind) is Literal and (text := value(arguments, name)) is not None:
             check_name(name, text, get_args(kind))
     both = [*dataclasses.fields(Asked), *dataclasses.fields(config)]
+    # Each --set brings as many options as it likes, and none takes the place of those before.
+    hints["set"] = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
     own = [(field.name, hints[field.name], dataclasses.field(default=field.default)) for field in both]
     more = [
         ("device", str, dataclasses.field(default="cpu")),
@@ -349,4 +353,5 @@ def _parse(arguments: Sequence[str]) -> Any:
         "        resume: go on from the checkpoint in the run's folder, with the options that it was started with.\n"
         "        json: print one JSON document at the end.\n"
     )
-    return parse(options, arguments, "unidiff finetune")
+    found: Any = parse(options, arguments, "unidiff finetune")
+    return dataclasses.replace(found, set=tuple(option for each in found.set for option in each))

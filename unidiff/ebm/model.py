@@ -94,7 +94,7 @@ class EnergyModel(nn.Module):
         """E at ``x`` ``[B, *E]`` and time t (one, or ``[B]``), ``[B]``, in units of τ; differentiable.
 
         Raises:
-            TypeError: x is no floating-point tensor.
+            TypeError: x is no floating-point tensor; an answer that is not real, or narrower than x.
             ValueError: x is not ``[B, *E]`` or not finite; a time where the energy has none, none where it has, or one
                 outside [0, 1]; a condition or guidance that the core does not take; an answer of another shape than ``[B]``.
             FloatingPointError: energies that are not finite, with how many of how many (seen on the CPU only).

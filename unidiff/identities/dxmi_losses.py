@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unidiff.ebm.dxmi.objectives import anchor, compared, contrast, difference, ladder
+from unidiff.ebm import EnergyModel
+from unidiff.ebm.dxmi.objectives import anchor, compared, contrast, contrasts, difference, ladder
+from unidiff.ebm.dxmi.value import Value
 from unidiff.identities.case import Case
 from unidiff.identities.chains import denoiser_kappa
-from unidiff.identities.dxmi_setting import ROWS, STEPS, Setting, Worlds
+from unidiff.identities.dxmi_setting import ROWS, STEPS, TAU, Setting, Worlds
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
 
@@ -60,11 +62,16 @@ class ContrastGradient(Algebraic):
 
 @register
 class ContrastOfLevels(Worlds):
-    """What item 39 compares at each level: the exact value's energies of noised data and of states. κ: the densities'."""
+    """What item 39 compares at each level: the exact value's energies of noised data and of states. κ: the densities'.
+
+    And the slope of the levels' contrasts, summed, for energies θ_k·f(x): each level's own, and item 48's with γ. κ: the
+    largest of the features' products.
+    """
 
     name = "dxmi-contrast-levels"
     statement = (
-        r"\left(V_k^*(A_kx_0+S_k\varepsilon),\,V_k^*(y_k)\right)=-\tau\left(\log q_k(x_{t_k}),\,\log q_k(y_k)\right)"
+        r"\left(V_k^*(A_kx_0+S_k\varepsilon),\,V_k^*(y_k)\right)=-\tau\left(\log q_k(x_{t_k}),\,\log q_k(y_k)\right),\quad"
+        r"\nabla=\sum_k\left(E_{q_k}\nabla V_k-E_{\pi_k}\nabla V_k\right)"
     )
     views = ("ebm",)
     source = "Hinton 2002, eq. 5; Wang et al. 2023, which noises both sides; items 39 and 40"
@@ -80,6 +87,36 @@ class ContrastOfLevels(Worlds):
             rows = torch.full((ROWS,), k, device=case.device)
             for found, x in zip(own, (data[k][2], states[k]), strict=True):
                 yield Sides(found[k], -laws[k].log_prob(x), (k + 1) * setting.kappa(x, rows))
+        yield from self._slopes(setting, x0, noise, states, torch.stack([level[2] for level in data]))
+
+    @staticmethod
+    def _slopes(setting: Setting, x0: Tensor, noise: Tensor, states: Tensor, noised: Tensor) -> Iterable[Sides]:
+        case, times = setting.case, setting.grid.times.to(x0.device)
+
+        def features(x: Tensor) -> Tensor:
+            wide = x.flatten(1)
+            return torch.cat([torch.ones_like(wide[:, :1]), wide, wide.square()], 1)
+
+        theta = case.normal("contrast slopes", STEPS + 1, 1 + 2 * x0[0].numel()).requires_grad_()
+
+        def energy(x: Tensor, t: Tensor) -> Tensor:
+            k = (t.double()[:, None] - times).abs().argmin(1)
+            return (theta[k] * features(x)).sum(1)
+
+        value = Value(
+            EnergyModel(energy, setting.core.event_shape, schedule=case.schedule, tau=TAU), setting.value.levels
+        )
+        for gamma in (0.0, 0.4):
+            (own,) = torch.autograd.grad(contrasts(*compared(value, x0, noise, states), gamma), theta)
+            yield Sides(own[STEPS], torch.zeros_like(own[STEPS]), torch.ones_like(own[STEPS]))
+            for k in range(STEPS):
+                at_data, at_chain = features(noised[k]), features(states[k])
+                known = at_data.mean(0) - at_chain.mean(0)
+                for f in (at_data, at_chain):
+                    known = known + 2 * gamma * ((f @ theta[k].detach() / TAU)[:, None] * f).mean(0)
+                size = at_data.abs().max() + at_chain.abs().max()
+                kappa = (k + 1) * (size + gamma * size.square() * theta[k].detach().abs().sum() / TAU) / TAU
+                yield Sides(own[k], known / TAU, kappa.expand_as(known))
 
 
 @register

@@ -3,13 +3,15 @@ r"""What a run of chains says of itself, against its steps one by one: tallies, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from unidiff.core.gaussian import Gaussian as Normal
+from unidiff.ebm.learning.chains import ShortRun
 from unidiff.identities.case import Case
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.registry import register
@@ -194,8 +196,8 @@ class NaNIsTold(_OfGaussian):
     """A trajectory says how far out it met a NaN of the law, and a run stops at one; at no wall, and at none far out.
 
     Beyond one and a half deviations of the narrowest direction the energy, or the score, is NaN; or the energy is +∞ and
-    its score NaN. By hand: the trajectory, which drifts where the energy is a constant and ends where the score is NaN.
-    κ: the deviation and what the steps visit.
+    its score NaN. A short run, contrastive divergence's, stops as well. By hand: the trajectory, which drifts where the
+    energy is a constant and ends where the score is NaN. κ: the deviation and what the steps visit.
     """
 
     name = "nan-is-told"
@@ -231,11 +233,17 @@ class NaNIsTold(_OfGaussian):
                 yield Sides((own < torch.inf).double(), met.double(), torch.ones_like(own))
                 reach = torch.where(met, known, 0.0)
                 yield Sides(torch.where(own < torch.inf, own, 0.0), reach, leaps * (narrow + reach))
-                yield self._stops(law, kernel, x, noise, bool(met.any()))
-            yield self._stops(Target.from_energy(wall), kernel, x, noise, False)
+                yield self._stops(partial(langevin, law, x, 1, kernel=kernel, noise=noise), bool(met.any()))
+            yield self._stops(partial(langevin, Target.from_energy(wall), x, 1, kernel=kernel, noise=noise), False)
+            # A short run's draws are its generator's, the momenta first.
+            drawn = torch.randn(normal.shape, generator=case.generator("nan run"), dtype=x.dtype, device=x.device)[0]
+            met = torch.isfinite(self._by_hand(world, x, step, leaps, drawn, edge, True))
+            run = ShortRun(lambda y: torch.where(away(y) > edge, torch.nan, -world.log_prob(y, check=False)), kernel, 1)
+            yield self._stops(partial(run, x, case.generator("nan run")), bool(met.any()))
+            yield self._stops(partial(ShortRun(wall, kernel, 1), x, case.generator("nan run")), False)
         # 10¹⁵ deviations out, past where a chain has run away.
         far = Noise(1e15 * (1 + x.abs().amax()) / narrow * normal, noise.uniform)
-        yield self._stops(nan, MALA(0.9 * narrow**2), x, far, False)
+        yield self._stops(partial(langevin, nan, x, 1, kernel=MALA(0.9 * narrow**2), noise=far), False)
 
     @staticmethod
     def _by_hand(
@@ -252,9 +260,9 @@ class NaNIsTold(_OfGaussian):
         return met
 
     @staticmethod
-    def _stops(law: Target, kernel: MALA | HMC, x: Tensor, noise: Noise, expected: bool) -> Sides:
+    def _stops(run: Callable[[], object], expected: bool) -> Sides:
         try:
-            langevin(law, x, 1, kernel=kernel, noise=noise)
+            run()
             stopped = 0.0
         except FloatingPointError:
             stopped = 1.0

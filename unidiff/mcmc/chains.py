@@ -151,6 +151,27 @@ def caller_depth() -> int:
     return level
 
 
+def refuse_lost(law: str, lost: Tensor, what: str, when: str) -> None:
+    """Refuse chains that met a NaN of their law, so many times each as ``lost`` ``[B]`` says. Waits for a GPU.
+
+    Args:
+        law: its name; of an energy it is said how a density of zero is told.
+        lost: counts.
+        what: is counted, "proposals" say.
+        when: it was looked at.
+
+    Raises:
+        FloatingPointError: how many, of how many chains, and when.
+    """
+    count, met = torch.stack([lost.sum(), (lost > 0).sum()]).tolist()
+    if count:
+        zero = "; where the density is zero, the energy is +inf" if law == "energy" else ""
+        raise FloatingPointError(
+            f"{law} must not be NaN at a finite position, got NaN in {count:.0f} {what} of {met:.0f} of {len(lost)} chains, "
+            f"{when}{zero}"
+        )
+
+
 def horizon(x: Tensor) -> Tensor:
     """How far out chains that start at ``x`` ``[B, *E]`` have run away, ``[]``."""
     return RUNAWAY * (1 + x.detach().abs().max())

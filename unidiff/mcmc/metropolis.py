@@ -115,6 +115,11 @@ def leapfrog(
     return State(x, score, log_prob), add_scaled(momentum, 0.5 * step_size, score), lost
 
 
+def lost_at(x: Tensor, score: Tensor, log_prob: Tensor | None = None) -> Tensor:
+    """How far out ``x`` ``[B, *E]`` is where the law is NaN, as ``lost`` of :class:`~unidiff.mcmc.state.Move`, ``[B]``."""
+    return _lost(*(each[None] for each in _glance(x, score, log_prob)))
+
+
 def _glance(x: Tensor, score: Tensor, log_prob: Tensor | None) -> list[Tensor]:
     """One pass over each: the extremes of ``x``, the greatest of ``score`` and log π, ``[B]``; NaN is passed on."""
     low, high = x.flatten(1).aminmax(dim=1)

@@ -29,7 +29,7 @@ from unidiff.core.boundary import (
 )
 from unidiff.mcmc.adaptation import DualAveraging, check_acceptance
 from unidiff.mcmc.blocks import LOST, Captured, Eager
-from unidiff.mcmc.chains import Chains, Divergence, horizon, steady_rows, warn_of_acceptance
+from unidiff.mcmc.chains import Chains, Divergence, horizon, refuse_lost, steady_rows, warn_of_acceptance
 from unidiff.mcmc.state import Kernel, Noise, State
 from unidiff.mcmc.target import Target
 from unidiff.worlds.world import World
@@ -225,14 +225,7 @@ def _steady(chains: Eager | Captured) -> bool:
 
 
 def _refuse_nan(chains: Eager | Captured, phase: str, step: int) -> None:
-    lost = chains.tally[LOST:].sum(0)
-    count, met = int(lost.sum()), int((lost > 0).sum())
-    zero = "; where the density is zero, the energy is +inf" if chains.law.name == "energy" else ""
-    if count:
-        raise FloatingPointError(
-            f"{chains.law.name} must not be NaN at a finite position, got NaN in {count} proposals of {met} of {len(lost)} "
-            f"chains, after {phase} {step}{zero}"
-        )
+    refuse_lost(chains.law.name, chains.tally[LOST:].sum(0), "proposals", f"after {phase} {step}")
 
 
 def _diverge(chains: Chains, phase: str, beyond: Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unidiff.core.diffusion import Diffusion
 from unidiff.core.replay import Replay
 from unidiff.ebm.dxmi.value import on_device, trainable
 from unidiff.ebm.model import EnergyModel
+from unidiff.mcmc.chains import caller_depth
 from unidiff.train import checkpoint as checkpoints
 from unidiff.train.dxmi_config import DxMIConfig
 from unidiff.train.dxmi_round import FIGURES, Round
@@ -46,7 +48,9 @@ class DxMITrainer:
             its variances become a table of their own. If the value is the energy of this very core, there is no policy
             network: the chain steps along the value's gradient.
         value: energy and value, trained in place: :meth:`unidiff.EnergyModel.of` an energy-parameterised core, or an energy
-            that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`).
+            that is a function of the grid's times (:class:`~unidiff.ebm.GridValue`). With adaptive velocities a function of
+            time t_k is learned at the level of ``work.law.levels()[k]``, not at the schedule's of t_k: from k = 1 on its
+            ``score``, ``core()`` and guidance, which read the schedule, are then another law's.
         data: ``[n, *E]``, or a world, of which 2¹⁷ are drawn.
         config: the run's options.
         graph: whether rounds are captured and replayed; None captures on a GPU where the value is a core's.
@@ -59,6 +63,9 @@ class DxMITrainer:
         ValueError: a chain or a value without parameters to train, of different shapes, dtypes or devices, or with a part of
             their parameters in common; a value without a time or of another schedule; a chain with the network's own
             variance, or with a level without noise or without signal; data that do not fit or are not finite.
+
+    Warns:
+        UserWarning: a value that is a function of time, with adaptive velocities.
     """
 
     def __init__(
@@ -80,6 +87,14 @@ class DxMITrainer:
             raise ValueError(
                 "velocity must be 'schedule' where the value is the chain's own energy: the chain's step is the value's "
                 f"only then, got {self.config.velocity!r}"
+            )
+        if not value.is_core and self.config.velocity == "adaptive" and self.config.velocity_rate > 0:
+            warnings.warn(
+                "value is a function of time, and with velocity 'adaptive' its times come to stand for the auxiliary law's "
+                "levels (trainer.work.law.levels()), not the schedule's: its score, core() and guidance are off at t_1 and "
+                "later; take velocity='schedule', or the energy of a core, which knows levels",
+                UserWarning,
+                stacklevel=caller_depth(),
             )
         self.generator = torch.Generator(like.device).manual_seed(self.config.seed)
         self.work = Round(chain, value, _data(data, chain.core, like, self.config.seed), self.config, self.generator)
@@ -175,17 +190,40 @@ class DxMITrainer:
                 f"{self.config.policy_lr:g}), or raise gamma (now {self.config.gamma:g}) or anchor"
             )
 
+    @property
+    def floored(self) -> dict[int, float]:
+        """The steps k whose standard deviation stands on the floor, and that of each, in units of x."""
+        table = self.work.policy.log_var.detach()
+        down = (table <= self.work.least + 1e-6).nonzero().flatten().tolist()
+        return {k + 1: float((0.5 * table[k]).exp()) for k in down}
+
+    def floor_told(self) -> str:
+        """In words, which steps stand on the floor and how wide they are; empty if none does."""
+        found = self.floored
+        if not found:
+            return ""
+        stds = ", ".join(f"{k}: {std:.4g}" for k, std in found.items())
+        return (
+            f"{len(found)} of {self.work.chain.steps} steps stand on floor = {self.config.floor:g} (step: width {stds})"
+        )
+
     def line(self) -> dict[str, float]:
-        """A line of the log: means since the last one, and how the variances stand."""
+        """A line of the log: means since the last one, and how the variances stand.
+
+        The last of a run names the ``floor`` too if a step stands on it, and ``std_k`` of each such step k.
+        """
         work = self.work
         count = max(float(work.rounds), 1.0)
         figures = dict(zip(FIGURES, (work.sums / count).tolist(), strict=True))
         work.sums.zero_()
         work.rounds.zero_()
-        floored = int((work.policy.log_var.detach() <= work.least + 1e-6).sum())
+        floored = self.floored
+        named = {"floor": self.config.floor} | {f"std_{k}": std for k, std in floored.items()} if floored else {}
+        ends = named if self.round >= self.total else {}
         least = float((0.5 * work.policy.log_var.detach().min()).exp())
         return {
-            "step": self.round, **figures, "least_std": least, "on_floor": floored, "seconds": round(self.elapsed, 3)
+            "step": self.round, **figures, "least_std": least, "on_floor": len(floored), **ends,
+            "seconds": round(self.elapsed, 3),
         }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:

@@ -44,17 +44,22 @@ class DxMIConfig:
         velocity: "adaptive" lets the auxiliary law follow the chain, "schedule" keeps the forward process.
         velocity_rate: share of a round in the adaptive velocities' average.
         everywhere: take the contrast at every level below the prior, between the noised data and the chain's own states,
-            summed, and not at t_0 alone; a level's height is then for γ to hold, so leave out ladder and difference.
-        weighted: weigh the energy's negatives so that they stand for draws of e^{-V} and not of the policy.
+            summed, and not at t_0 alone; a level's height is then for γ to hold, so difference and ladder must be 0.
+        weighted: weigh the energy's negatives so that they stand for draws of e^{-V} and not of the policy; not with
+            everywhere. Either needs a contrast.
         target_average: decay a round of the average of the value that targets are of, in [0, 1).
         average: decay a round of what the run returns, in [0, 1).
         clip: largest gradient norm.
         floor: least standard deviation of a step, in units of x; where a step rests on it the log says so.
-        published: take the published code's choices, :meth:`unidiff.ebm.Choices.published`, in the place of the theory's.
+        published: take the published code's scale and places of cost and entropy, and its target of the value, for the
+            theory's: :meth:`unidiff.ebm.Choices.published`. All other options stay as they are here.
         seed: of all that is random; below 2⁶³.
         log_every: rounds between two lines of the log.
         checkpoint_every: rounds between two checkpoints.
         out: folder for the checkpoint and the log; None writes nothing.
+
+    Of no effect are gamma with contrast = 0; target_average with difference = 0 or published; velocity_rate with velocity
+    "schedule"; policy_lr where the value is the energy of the chain's own core.
 
     Raises:
         TypeError, ValueError: naming the option.
@@ -107,11 +112,19 @@ class DxMIConfig:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         check_flag("everywhere", self.everywhere)
         check_flag("weighted", self.weighted)
+        check_flag("published", self.published)
+        for name in ("everywhere", "weighted"):
+            if getattr(self, name) and self.contrast == 0:
+                raise ValueError(f"{name} must be False with contrast = 0, which it says how to take, got True")
+        if self.everywhere and (self.difference > 0 or self.ladder > 0):
+            raise ValueError(
+                "everywhere leaves the levels' constants free, which difference and ladder hold: set both to 0, got "
+                f"difference = {self.difference:g} and ladder = {self.ladder:g}"
+            )
         if self.everywhere and self.weighted:
             raise ValueError(
                 "everywhere must be False with weighted, whose weights stand for draws of e^{-V_0}, got True"
             )
-        check_flag("published", self.published)
         if self.out is not None:
             check_type("out", self.out, str)
 

@@ -22,7 +22,7 @@ from unidiff.core.chain import ReverseChain
 from unidiff.core.denoising import noise_error
 from unidiff.core.gaussian import Gaussian
 from unidiff.ebm.dxmi.law import AuxiliaryLaw
-from unidiff.ebm.dxmi.objectives import anchor, compared, contrast, cost_to_go, difference, ladder, path_weights
+from unidiff.ebm.dxmi.objectives import anchor, compared, contrasts, cost_to_go, difference, ladder, path_weights
 from unidiff.ebm.dxmi.policy import StepPolicy, ValueGradient, drawn, first_log_var, walk
 from unidiff.ebm.dxmi.value import Value, trainable
 from unidiff.ebm.model import EnergyModel
@@ -168,8 +168,7 @@ class Round:
         if config.weighted:
             weights, effective = self._weighed(value, step, states, later, k)
         at_data, at_chain = self._compared(value, states)
-        each = [contrast(*pair, self.gamma, weights) for pair in zip(at_data, at_chain, strict=True)]
-        parts = [torch.stack(each).sum(), none]
+        parts = [contrasts(at_data, at_chain, self.gamma, weights), none]
         if config.difference:
             known = Value(self.lagged, value.levels) if choices.lagged else value
             with torch.no_grad():

@@ -118,11 +118,19 @@ def recordable(value: Any) -> Any:
 
 
 def one_each(argument: str, value: Any, x: Tensor) -> Tensor:
-    """``value`` if it is one number for each row of ``x``, ``[B]`` or ``[B, 1]``; ``[B]``. Raises ValueError."""
+    """``value`` if it is one real number for each row of ``x``, ``[B]`` or ``[B, 1]``; ``[B]``.
+
+    Raises:
+        ValueError: another shape.
+        TypeError: integers, complex numbers, or fewer digits than ``x`` has, unless autocast took them.
+    """
     rows = x.shape[0]
     if not isinstance(value, Tensor) or value.shape not in ((rows,), (rows, 1)):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{argument} must have shape [{rows}] or [{rows}, 1], one number for each row, got {got}")
+    narrow = value.dtype.itemsize < x.dtype.itemsize and not torch.is_autocast_enabled(x.device.type)
+    if not value.is_floating_point() or narrow:
+        raise TypeError(f"{argument} must be real and no narrower than its states, {x.dtype}, got {value.dtype}")
     return value.reshape(rows)
 
 

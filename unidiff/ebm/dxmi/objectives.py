@@ -8,14 +8,15 @@ r"""What DxMI minimises: five losses, each an expectation that a theorem of maxi
 
 in nats (V/τ), with sums over the D numbers of a state throughout: an entropy counts every dimension, and so must a cost.
 The first is the gradient of KL(q_0‖e^{−V}) − KL(π‖e^{−V}) and moves the energy alone. It may be taken at every level, of
-KL(q_k‖e^{−V_k}) − KL(π_k‖e^{−V_k}) with π_k the chain's law of x_{t_k}: at the optimum π_k = q_k and V_k = −log q_k too.
+KL(q_k‖e^{−V_k}) − KL(π_k‖e^{−V_k}) with π_k the chain's law of x_{t_k}: at the optimum over all π, π_k = q_k and V_k =
+−log q_k too, which Gaussian steps reach as far as they can.
 The second and third are dynamic programming over the chain's steps; the last two hold the value to what it must be at the
 optimum, −log of the noised data: the fourth its slope, where there are data, the fifth its height, by telling each level's
-data from the next one's. The regulariser keeps the energy bounded and biases the fixed point by about γτ in total
-variation, so γ goes to 0.
+data from the next one's. The regulariser keeps the energy bounded and biases the fixed point by about γ in total
+variation (2γ E_p|log p + H(p)| at first order, item 48 with V in nats), so γ goes to 0.
 
 Yoon et al. 2024, "Maximum entropy inverse reinforcement learning of diffusion models with energy-based models", algorithm 1;
-what its published code does otherwise is :class:`Choices`.
+where its published code puts cost and entropy, and how large, is :class:`Choices`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Choices:
 
     @staticmethod
     def published() -> Choices:
-        """The published code's, as its configurations of images have them: the value's target is the next value alone."""
+        """The published code's for images: scale and places of cost and entropy, and the target, the next value alone.
+
+        What else its configurations of images set is not restored (docs/dxmi.md).
+        """
         return Choices(
             mean=True, cost=0.01, entropy=0.1, cost_in_value=False, entropy_in_value=False, lagged=False
         )  # fmt: skip
@@ -87,6 +91,11 @@ def contrast(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor
         return value.mean() if weights is None else (weights * value).sum()
 
     return data.mean() - mean(drawn) + gamma * (data.square().mean() + mean(drawn.square()))
+
+
+def contrasts(data: Tensor, drawn: Tensor, gamma: float | Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of K levels' contrasts, ``[]``, of their energies ``[K, B]``; the rest as :func:`contrast`."""
+    return torch.stack([contrast(*pair, gamma, weights) for pair in zip(data, drawn, strict=True)]).sum()
 
 
 def compared(value: Value, x0: Tensor, noise: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

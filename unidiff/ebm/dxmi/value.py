@@ -25,6 +25,10 @@ from unidiff.ebm.model import EnergyModel
 class GridValue(nn.Module):
     """A network for each step's value, ``value(x [B, *E], t [B]) -> [B]`` at the grid's times and at no other.
 
+    Learned by DxMI with adaptive velocities, its time t_k stands for the level k of the auxiliary law and not for the
+    schedule's of t_k: from k = 1 on what reads the schedule (``EnergyModel.score``, ``core()``, guidance) is off. With the
+    schedule's own velocities the two are one.
+
     Args:
         make: ``make() -> network(x) -> [B]`` or ``[B, 1]``, called once for each of the N + 1 times.
         grid: the times.
@@ -50,14 +54,17 @@ class GridValue(nn.Module):
         """V at ``x`` ``[B, *E]`` and times t ``[B]``, ``[B]``.
 
         Raises:
-            ValueError: a time that is not the grid's (to float32's rounding), or one whose gradient is asked for.
+            ValueError: times of another shape than ``[B]``, one that is not the grid's (to float32's rounding), NaN among
+                them, or one whose gradient is asked for.
         """
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must have shape {list(x.shape[:1])}, one time for each row of x, got {list(t.shape)}")
         if t.requires_grad and torch.is_grad_enabled():
             raise ValueError("t must ask for no gradient: a GridValue is known at its grid's times alone")
         away = (t.to(self.times)[:, None] - self.times).abs()
         least, place = away.min(1)
-        if bool((least > 1e-6).any()):
-            far = float(t[least.argmax()])
+        if not bool((least <= 1e-6).all()):  # NaN is near to nothing
+            far = float(t[(~(least <= 1e-6)).int().argmax()])
             raise ValueError(
                 f"t must be one of the {len(self.times)} times of the value's grid, "
                 f"{float(self.times[0]):.6g} … {float(self.times[-1]):.6g}, got {far:.6g}"

@@ -6,6 +6,9 @@ The result is held: no gradient goes through the chain. A run of k steps asks fo
 k + 1): the gradient at the end, which only a further step would read, is left out. On a GPU a run is one CUDA graph,
 captured once for each shape; what U depends on besides x and the parameters is passed in as ``context``, and is copied
 to where the graph reads it.
+
+A law that is NaN where a kernel that rejects asks it would hold its chains still in silence: the walk counts that, and the
+run refuses it at its end (:mod:`unidiff.mcmc.metropolis`). Without rejection the chain is NaN itself, and so are energies.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import torch
 from torch import Tensor
 
 from unidiff.core.replay import Replay, lent
+from unidiff.mcmc.chains import horizon, refuse_lost
+from unidiff.mcmc.metropolis import lost_at
 from unidiff.mcmc.state import Kernel, State
 from unidiff.mcmc.target import Target
 
@@ -45,8 +50,18 @@ class ShortRun:
             x: where they start.
             generator: the source of all draws, on x's device.
             context: further arguments of the energy.
+
+        Raises:
+            FloatingPointError: an energy that is NaN at a finite position where MALA or HMC asked for it: in how many starts
+                and proposals, of how many chains.
         """
         x = x.detach()
+        end, lost = self._run(x, generator, context)
+        if self.kernel.metropolis:
+            refuse_lost("energy", lost, "starts and proposals", f"in a run of {self.steps} steps")
+        return end
+
+    def _run(self, x: Tensor, generator: torch.Generator | None, context: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         if not (x.is_cuda and self.graph):
             return self.walk(self.law(*context), x, generator)
         key = x.shape, x.dtype, x.device, torch.is_autocast_enabled("cuda"), *(c.shape for c in context)
@@ -60,8 +75,11 @@ class ShortRun:
         """What the chains run on, for one context."""
         return Target.from_energy(lambda x: self.energy(x, *context))
 
-    def walk(self, law: Target, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The steps, their draws made at once."""
+    def walk(self, law: Target, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The steps, their draws made at once: where they end, ``[B, *E]``, and how often each met a NaN, ``[B]``.
+
+        That is counted of a kernel that rejects, and 0 of any other.
+        """
         kernel, device = self.kernel, x.device
         velocity = None
         if kernel.has_velocity:
@@ -73,10 +91,17 @@ class ShortRun:
             uniform = list(draws.unbind())
         score, log_prob = law.evaluate(x)
         state = State(x, score, log_prob if kernel.metropolis else None, velocity)
+        beyond = horizon(x)
+        lost = x.new_zeros(x.shape[0])
+        if kernel.metropolis:
+            lost += lost_at(x, score, log_prob) < beyond
         for k, (xi, u) in enumerate(zip(normal.unbind(), uniform, strict=True)):
             ends = k == self.steps - 1 and not kernel.metropolis
-            state = kernel.step(_UNASKED if ends else law, state, kernel.step_size, xi, u).state
-        return state.x
+            move = kernel.step(_UNASKED if ends else law, state, kernel.step_size, xi, u)
+            state = move.state
+            if move.lost is not None:
+                lost += move.lost < beyond
+        return state.x, lost
 
 
 # Where a run without rejection ends, its position is known before the law is asked there.
@@ -88,18 +113,22 @@ class _Captured:
 
     def __init__(self, run: ShortRun, x: Tensor, context: tuple[Tensor, ...]) -> None:
         self.x, self.context = x.clone(), [c.clone() for c in context]
+        self.lost = x.new_zeros(x.shape[0])
         self.own = torch.Generator(device=x.device)
         self.law = run.law(*self.context)
 
         def work() -> None:
-            self.x.copy_(run.walk(self.law, self.x, self.own))
+            for register, value in zip((self.x, self.lost), run.walk(self.law, self.x, self.own), strict=True):
+                register.copy_(value)
 
-        self.replay = Replay(work, [self.x], self.own)
+        self.replay = Replay(work, [self.x, self.lost], self.own)
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None, context: tuple[Tensor, ...]) -> Tensor:
+    def __call__(
+        self, x: Tensor, generator: torch.Generator | None, context: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
         self.x.copy_(x)
         for register, value in zip(self.context, context, strict=True):
             register.copy_(value)
         with lent(self.own, generator):
             self.replay()
-        return self.x.clone()
+        return self.x.clone(), self.lost

@@ -48,7 +48,8 @@ class EnergyLearner(ABC):
             TypeError: x is no floating-point tensor.
             ValueError: x is not ``[B, *E]``, empty, in half precision or not finite; a generator of another device;
                 progress outside [0, 1].
-            FloatingPointError: energies that are not finite, with how many of how many.
+            FloatingPointError: energies that are not finite, with how many of how many; or NaN where chains that reject
+                asked for them.
         """
         check_state("x", x, self.model.event_shape)
         if not x.shape[0]:
