@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import unidiff as ud
-from unidiff.cli.finetune import _grid, _samples
+from unidiff.cli.finetune import _samples, grid_of
 from unidiff.cli.judge import judged
 from unidiff.core.networks import MLP
 from unidiff.rl import DPOK, DenoisingMDP, LinearChain, Policy, corrected, linear_optimum
@@ -77,9 +77,10 @@ def test_the_grid_of_many_numbers_is_where_they_are_heard() -> None:
     few = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.mixture_8d()))
     many = ud.Diffusion(ud.Schedule.cosine(), OracleDenoiser(library.digits(10)))
     uniform, heard = ud.TimeGrid.uniform(8), ud.TimeGrid.heard(8, ud.Schedule.cosine())
-    assert _grid(Options(), few) == uniform == _grid(Options("uniform"), many)
-    assert _grid(Options(), many) == heard == _grid(Options("heard"), few)
-    assert _grid(Options(first=0.1), few) == ud.TimeGrid.uniform(8, 0.1)
+    assert grid_of(Options(), few) == uniform == grid_of(Options("uniform"), many)
+    assert grid_of(Options(), many) == heard == grid_of(Options("heard"), few)
+    assert grid_of(Options(first=0.1), few) == ud.TimeGrid.uniform(8, 0.1)
+    assert grid_of(Options(), few, heard=True) == heard
 
 
 def test_what_is_left_to_look_at_has_the_runs_own_class_and_guidance() -> None:

@@ -191,7 +191,7 @@ def _task(options: Any) -> Task:
         method = method.on(Preferences.load(options.preferences).to(dtype, options.device))
     bench = rewards.Bench(reference.event_shape, options.classifier, options.device)
     reward = None if options.reward is None else rewards.made(options.reward, bench)
-    grid = grid_of(options, reference, heard=math.prod(reference.event_shape) > MANY)
+    grid = grid_of(options, reference)
     chain = reference.chain(grid, variance=options.variance)
     mdp = DenoisingMDP(chain, reward, beta=options.beta, guidance=options.guidance)
     if options.world is None:
@@ -218,12 +218,13 @@ def check_grid(options: Any, arguments: Sequence[str]) -> None:
             )
 
 
-def grid_of(options: Any, core: Any, heard: bool) -> Any:
-    """The chain's times; ``heard`` is what auto stands for. Raises ValueError for a file of another schedule."""
+def grid_of(options: Any, core: Any, heard: bool | None = None) -> Any:
+    """The chain's times; ``heard`` is whether auto is. Raises ValueError for a file of another schedule."""
     from unidiff.core.grid import TimeGrid
 
     if options.grid.endswith(".json"):
         return TimeGrid.load(options.grid, core.schedule)
+    heard = math.prod(core.event_shape) > MANY if heard is None else heard
     if options.grid == "uniform" or (options.grid == "auto" and not heard):
         return TimeGrid.uniform(options.steps, options.first)
     if options.first:
