@@ -42,6 +42,35 @@ def test_every_grid_has_a_figure_at_every_number_of_steps(tmp_path, monkeypatch,
         assert all(v > 0 for v in told["samples"]["seconds"]["search"])
 
 
+def test_a_search_sees_neither_the_judge_nor_the_half_that_it_is_judged_by(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(grids, "FIT", 5)
+    seen: dict[str, tuple] = {}
+
+    def spy(name: str):
+        real = getattr(grids, name)
+
+        def told(*arguments, **options):
+            seen[name] = (arguments, options)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(grids, name, told)
+
+    spy("search")
+    spy("refine")
+    options = GridsBenchOptions(
+        parts=("samples",), methods=("ddim",), steps=(2,), seeds=1, minutes=0.01, nodes=4, walks=16, samples=100,
+        passes=2, device="cpu", out=tmp_path,
+    )  # fmt: skip
+    bench = grids.Bench(options, grids.Console(stderr=True))
+    bench.found("ddim", 0)
+    rows = {tuple(x.tolist()) for x in bench.held_out}
+    for found in (seen["search"][0][1], seen["refine"][1]["data"]):
+        assert found is bench.seen and not rows & {tuple(x.tolist()) for x in found}
+    x = bench.held_out[:8]
+    guided = seen["refine"][1]["features"](x)
+    assert guided.shape == bench.read(x).shape and not bool((guided == bench.read(x)).all())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

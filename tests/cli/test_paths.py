@@ -58,6 +58,13 @@ def test_a_search_leaves_what_the_other_commands_take(tmp_path, capsys) -> None:
     assert status == 0 and json.loads(out)["steps"] == 3
 
 
+def test_the_draws_of_a_class_are_held_to_the_class(tmp_path, capsys) -> None:
+    told = ("--world", "eight-gaussians", "--nodes", "12", "--n", "32", "--steps", "8", "--draws", "256", "--json")
+    status, out, _ = run(capsys, "paths", *told, "--cost", "ddim", "--condition", "0", "--out", str(tmp_path))
+    # One of eight modes of width 0.35: all eight are 1.7 away, and two sets of one of them by 0.05.
+    assert status == 0 and json.loads(out)["steps"]["8"]["searched"]["distance"] < 0.4
+
+
 def test_a_policy_is_shown_beside_the_best(tmp_path, capsys) -> None:
     status, out, _ = run(
         capsys, "paths", *SMALL, "--cost", "ddim", "--learn", "30", "--draws", "0", "--out", str(tmp_path), "--json"
@@ -88,6 +95,12 @@ def test_the_table_names_every_grid(tmp_path, capsys) -> None:
         (("--steps", "40"), "steps must be at most the 16 steps between candidates (nodes), got 40"),
         (("--cost", "fid"), "cost"),
         (("--cost", "elbo", "--descend"), "descend is for the cost of a sampler, ddim, euler or dpm++2m, got 'elbo'"),
+        (
+            ("--cost", "ddim", "--descend", "--condition", "0"),
+            "descend is for the unconditional law, got condition = 0",
+        ),
+        (("--cost", "dpm++2m", "--learn", "9"), "learn is for costs whose price reads one step alone, got 'dpm++2m'"),
+        (("--learn", "-1"), "learn must be an integer of at least 0, got -1"),
         (("--n", "1"), "n must be an integer of at least 2, got 1"),
         (("--nodes", "0"), "nodes must be an integer of at least 1, got 0"),
         (("--dtype", "float16"), "dtype"),

@@ -220,7 +220,7 @@ CORE, WORLD = core_of(ud.Schedule.polynomial(1.0, 6.0, -6.0), 2)
         (lambda: paths.search(CORE, torch.zeros(1, 2).double(), 2), ValueError, "data must hold at least 2 data"),
         (lambda: paths.search(CORE, torch.zeros(4, 3).double(), 2), ValueError, "data"),
         (lambda: paths.search(CORE, torch.full((4, 2), torch.nan).double(), 2), ValueError, "data must be finite"),
-        (lambda: paths.search(CORE, WORLD, 2, samples=0), ValueError, "samples must be an integer of at least 1"),
+        (lambda: paths.search(CORE, WORLD, 2, samples=1), ValueError, "samples must be an integer of at least 2, got 1"),
         (lambda: paths.search(CORE, WORLD, 2, seed=-1), ValueError, "seed"),
         (lambda: paths.search(CORE, WORLD, 2, candidates=[0.0, 1.0]), TypeError, "candidates must be a TimeGrid"),  # pyright: ignore
         (lambda: paths.search(CORE, WORLD, 2, guidance=2.0), ValueError, "guidance"),

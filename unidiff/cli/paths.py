@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unidiff.core.grid import TimeGrid
     from unidiff.paths import Search
 
+_JUDGED = 0x5EED_0F_7A57E
 SEARCHED, LEARNED, DESCENDED = "searched", "learned", "descended"
 
 
@@ -85,6 +86,8 @@ class PathsOptions:
         check_count("draws", self.draws, 0)
         if self.descend and self.cost not in ("ddim", "euler", "dpm++2m"):
             raise ValueError(f"descend is for the cost of a sampler, ddim, euler or dpm++2m, got {self.cost!r}")
+        if self.descend and self.condition is not None:
+            raise ValueError(f"descend is for the unconditional law, got condition = {self.condition}")
         if check_count("learn", self.learn, 0) and self.cost == "dpm++2m":
             raise ValueError("learn is for costs whose price reads one step alone, got 'dpm++2m'")
         check_name("dtype", self.dtype, DTYPES)
@@ -141,7 +144,9 @@ def measure(options: PathsOptions, core: "Diffusion") -> tuple[dict[str, Any], A
         for number, steps in enumerate(sorted(options.steps)):
             bars.update("paths", number, len(options.steps), f"{steps} steps")
             grids = _grids(options, core, found, data.x, steps, learned.get(steps))
-            blocks[str(steps)] = {name: _row(options, core, found, grid, data.x) for name, grid in grids.items()}
+            blocks[str(steps)] = {
+                name: _row(options, core, found, grid, data.x, condition) for name, grid in grids.items()
+            }
             ranking = found.rank(steps)
             best = grids.get(DESCENDED, grids[SEARCHED])
             best.save(options.out / f"{options.cost}-{steps}.json", core.schedule)
@@ -180,30 +185,36 @@ def _grids(
 
     made = handmade(core.schedule, steps, float(found.candidates.times[0]))
     grids = {SEARCHED: found.grid(steps)} | ({} if learned is None else {LEARNED: learned})
-    if options.descend and options.condition is None:
+    if options.descend:
         method: Any = options.cost
         grids[DESCENDED] = refine(core, [grids[SEARCHED], *made.values()], method, data=data, seed=options.seed)
     return grids | made
 
 
-def _row(options: PathsOptions, core: "Diffusion", found: "Search", grid: "TimeGrid", data: Any) -> dict[str, Any]:
+def _row(
+    options: PathsOptions, core: "Diffusion", found: "Search", grid: "TimeGrid", data: Any, condition: Any
+) -> dict[str, Any]:
     """A grid's cost at the candidates nearest to it, and how far its draws are from the data."""
     cost, error = found.prices.total(found.nearest(grid))
     row: dict[str, Any] = {"cost": cost, "standard_error": error, "times": grid.times.tolist()}
     if options.draws:
-        row["distance"] = _distance(options, core, grid, data)
+        row["distance"] = _distance(options, core, grid, data, condition)
     return row
 
 
-def _distance(options: PathsOptions, core: "Diffusion", grid: "TimeGrid", data: Any) -> float:
+def _distance(options: PathsOptions, core: "Diffusion", grid: "TimeGrid", data: Any, condition: Any) -> float:
     import torch
 
     from unidiff.core.sampling import sample
     from unidiff.train import metrics
 
-    generator = torch.Generator(data.device).manual_seed(options.seed)
+    # Not the starts that a descent of this seed looked at.
+    generator = torch.Generator(data.device).manual_seed((options.seed + _JUDGED) % 2**63)
     method: Any = options.method
-    x = sample(core, options.draws, method=method, grid=grid, generator=generator, dtype=data.dtype)
+    told = (
+        None if condition is None else condition[torch.arange(options.draws, device=condition.device) % len(condition)]
+    )
+    x = sample(core, options.draws, method=method, grid=grid, condition=told, generator=generator, dtype=data.dtype)
     lines = metrics.directions(data[0].numel(), 256, torch.Generator().manual_seed(0))
     return metrics.sliced_wasserstein(x.flatten(1), data.flatten(1), lines)
 

@@ -15,7 +15,8 @@ from unidiff.identities.case import Case
 from unidiff.identities.laws import Sides
 from unidiff.identities.paths import OncePerSchedule, heard, round_core, round_draws
 from unidiff.identities.registry import register
-from unidiff.paths import ELBOCost, ScheduleMDP, SchedulePolicy, log_partition
+from unidiff.paths import ELBOCost, ScheduleMDP, SchedulePolicy, log_partition, policy_kl
+from unidiff.rl.estimates import reweighted
 from unidiff.train.schedule_policy import surrogate
 
 LAST, STEPS = 7, 4
@@ -32,11 +33,21 @@ def log_reference(path: Tensor) -> Tensor:
     return -sum(((path[:, m] - m + 1).double().log() for m in range(2, steps + 1)), torch.zeros(len(path)).double())
 
 
+def moved(mdp: ScheduleMDP, seed: int) -> SchedulePolicy:
+    """A policy that has left the reference, in float64."""
+    policy, generator = SchedulePolicy(mdp, 8, seed % 2**31).double(), torch.Generator().manual_seed(seed % 2**31)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return policy
+
+
 @register
 class TiltedPaths(OncePerSchedule):
-    """The law of paths that pays best for its KL to the reference: its normaliser by recursion and by all paths.
+    """What policies of a grid pay, above the best law of paths and in all: by recursion, and by all paths.
 
-    On the bound's prices and on drawn ones. κ: the exponents.
+    On the bound's prices and on drawn ones; Z of two steps also by the RL view's reweighting of the reference's paths, which
+    are all as likely. κ: the exponents.
     """
 
     name = "tilted-paths"
@@ -51,12 +62,20 @@ class TiltedPaths(OncePerSchedule):
         priced = ELBOCost("prior", exact=True).measure(round_core(case), heard(case, LAST), round_draws(case)).mean
         mdp = ScheduleMDP(torch.stack([drawn, priced / priced.abs().max()]), LAST)
         beta = 0.05 + case.uniform("beta", 2, LAST).cpu()
-        found = log_partition(mdp, beta)
+        policy = moved(mdp, case.seed)
+        log_z, gap = log_partition(mdp, beta), policy_kl(policy, mdp, beta)
         for b, k in itertools.product(range(2), range(1, LAST + 1)):
             path = ways(LAST, k)
-            price = mdp.cost(path, torch.full((len(path),), b)) / beta[b, k - 1]
-            weight = log_reference(path) - price
-            yield Sides(found[b, k - 1], weight.logsumexp(0), 1 + price.abs().max() + log_reference(path).abs().max())
+            one = torch.full((len(path),), b)
+            price, first = mdp.cost(path, one) / beta[b, k - 1], log_reference(path)
+            best = (first - price).logsumexp(0)
+            size = 1 + price.abs().max() + first.abs().max()
+            yield Sides(log_z[b, k - 1], best, size)
+            if k == 2:
+                yield Sides(reweighted(-price, 1.0).log_z.value, best, size)
+            ratio = policy.retraced(mdp, path, one).log_ratio.detach()
+            paid = ((first + ratio).exp() * (price + ratio)).sum()
+            yield Sides(gap[b, k - 1] - log_z[b, k - 1], paid, size + ratio.abs().max())
 
 
 @register
@@ -68,7 +87,7 @@ class PathsTeach(OncePerSchedule):
 
     name = "path-policy-gradient"
     statement = r"-E[(A-E A)\,\nabla\log\pi]=\nabla\,\frac{1}{2}\mathrm{Var}\,A,\quad A=-C/\beta-\log\frac{\pi}{\pi_0}"
-    views = ("paths", "rl")
+    views = ("paths",)
     source = "Richter et al. 2020 (VarGrad), proposition 1; Williams 1992"
 
     def sides(self, case: Case) -> Iterable[Sides]:

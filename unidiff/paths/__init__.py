@@ -14,7 +14,7 @@ from unidiff.paths.girsanov import KLBound
 from unidiff.paths.gradient import refine
 from unidiff.paths.handmade import handmade
 from unidiff.paths.pairs import MultistepDeviation, PairTable
-from unidiff.paths.policy import SchedulePolicy, ScheduleWalk, log_partition
+from unidiff.paths.policy import SchedulePolicy, ScheduleWalk, log_partition, policy_kl
 from unidiff.paths.search import COSTS, Ranking, RankWarning, Search, search, search_path
 
 ID = "unidiff/Schedule-v0"
@@ -49,6 +49,7 @@ __all__ = [
     "brute_force",
     "handmade",
     "log_partition",
+    "policy_kl",
     "refine",
     "search",
     "search_path",

@@ -119,8 +119,10 @@ class SchedulePolicy(nn.Module):
         Raises:
             ValueError: a number of steps, or an instance, that the process does not have.
         """
+        if not torch.equal(mdp.position.to(self.position), self.position):
+            raise ValueError(f"mdp must have the {len(self.position)} positions that the policy was made for")
         steps = mdp.steps if steps is None else check_count("steps", steps)
-        if steps > mdp.steps or not 0 <= instance < mdp.instances:
+        if steps > mdp.steps or check_count("instance", instance, 0) >= mdp.instances:
             raise ValueError(
                 f"steps and instance must be at most {mdp.steps} and {mdp.instances - 1}, got {steps} and {instance}"
             )
@@ -137,25 +139,61 @@ def log_partition(mdp: ScheduleMDP, beta: Tensor) -> Tensor:
         beta: β > 0, ``[n, K]``.
 
     Raises:
-        ValueError: a β that is not positive, or of another shape.
+        TypeError, ValueError: no process, no tensor; a β that is not positive, or of another shape.
     """
+    _check_beta(mdp, beta)
+    found = []
+    for m in range(1, mdp.steps + 1):
+        price = mdp.costs.transpose(1, 2) / beta[:, m - 1, None, None]
+        log_z = torch.full((mdp.instances, mdp.last + 1), -torch.inf, dtype=torch.float64)
+        log_z[:, 0] = 0.0
+        for left in range(1, m + 1):
+            mask = mdp.mask(_everywhere(mdp, left)).view_as(price)
+            ways = (log_z[:, None, :] - price).masked_fill(~mask, -torch.inf)
+            log_z = ways.logsumexp(2) - mask.sum(2).clamp(min=1).double().log()
+        found.append(log_z[:, -1])
+    return torch.stack(found, 1)
+
+
+@torch.no_grad()
+def policy_kl(policy: SchedulePolicy, mdp: ScheduleMDP, beta: Tensor) -> Tensor:
+    """KL(π ‖ π*) over paths of every m = 1 … K, nats, ``[n, K]``, float64: exact, by Bellman's equation of the policy.
+
+    Its arguments, and what is raised, are those of :func:`log_partition`. NaN where there is no path.
+    """
+    log_z = log_partition(mdp, beta)
+    laws = []
+    for left in range(1, mdp.steps + 1):
+        state = _everywhere(mdp, left)
+        mask = mdp.mask(state)
+        log_ratio = policy(mdp.observe(state), mask).double() + mask.sum(1, keepdim=True).clamp(min=1).double().log()
+        laws.append((mask.view_as(mdp.costs), log_ratio.view_as(mdp.costs)))
+    found = []
+    for m in range(1, mdp.steps + 1):
+        price = mdp.costs.transpose(1, 2) / beta[:, m - 1, None, None]
+        value = torch.zeros(mdp.instances, mdp.last + 1, dtype=torch.float64)
+        for mask, log_ratio in laws[:m]:
+            chance = torch.where(mask, log_ratio.exp() / mask.sum(2, keepdim=True).clamp(min=1), 0.0)
+            told = torch.where(chance > 0, price + log_ratio + value[:, None, :], 0.0)
+            value = (chance * told).sum(2)
+        found.append(value[:, -1] + log_z[:, m - 1])
+    return torch.stack(found, 1)
+
+
+def _check_beta(mdp: ScheduleMDP, beta: Tensor) -> None:
+    check_type("mdp", mdp, ScheduleMDP)
+    check_type("beta", beta, Tensor)
     if beta.shape != (mdp.instances, mdp.steps):
         raise ValueError(f"beta must have shape [{mdp.instances}, {mdp.steps}], one each, got {list(beta.shape)}")
     for value in beta.flatten().tolist():
         check_positive("beta", value)
+
+
+def _everywhere(mdp: ScheduleMDP, left: int) -> ScheduleState:
+    """Every node of every instance, with so many steps left, ``[n (N + 1)]``."""
     size = mdp.last + 1
-    instance, node = torch.arange(mdp.instances).repeat_interleave(size), torch.arange(size).repeat(mdp.instances)
-    found = []
-    for m in range(1, mdp.steps + 1):
-        log_z = torch.full((mdp.instances, size), -torch.inf, dtype=torch.float64)
-        log_z[:, 0] = 0.0
-        price = mdp.costs / beta[:, m - 1, None, None]
-        for left in range(1, m + 1):
-            mask = mdp.mask(ScheduleState(node, torch.full_like(node, left), instance)).reshape(-1, size, size)
-            ways = log_z[:, None, :] - price.transpose(1, 2)
-            log_z = ways.masked_fill(~mask, -torch.inf).logsumexp(2) - mask.sum(2).clamp(min=1).double().log()
-        found.append(log_z[:, -1])
-    return torch.stack(found, 1)
+    node = torch.arange(size).repeat(mdp.instances)
+    return ScheduleState(node, torch.full_like(node, left), torch.arange(mdp.instances).repeat_interleave(size))
 
 
 def _ratio(log_prob: Tensor, mask: Tensor, node: Tensor) -> Tensor:

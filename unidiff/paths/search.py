@@ -169,7 +169,14 @@ def search(
     check_type("candidates", candidates, TimeGrid)
     if most > candidates.steps:
         raise ValueError(f"most must be at most the {candidates.steps} steps between candidates, got {most}")
-    x0, condition = drawn(core, data, check_count("samples", samples), condition, guidance, seed)
+    x0, condition = drawn(
+        core,
+        data,
+        check_count("samples", samples, 1 if isinstance(priced, CustomCost) else 2),
+        condition,
+        guidance,
+        seed,
+    )
     prices = priced.measure(core, candidates, Draws(x0, condition, guidance, seed))
     return Search(core, prices, prices.shortest(most))
 

@@ -5,11 +5,12 @@ r"""A policy on ``unidiff/Schedule-v0`` taught by its walks alone, with the RL v
 At the optimum A is the same for every path (it is log Z), so that the gradient of a batch is 0 and not only its mean:
 −E[(A − E A) ∇log π] = ∇ ½Var A, the law of the walks held (Richter et al. 2020). β falls from the spread of costs under the
 reference, where the reference is nearly best, to a small part of the least cost seen, where the best policy is nearly the
-shortest path. How far the policy is from the best at its β is known in nats,
+shortest path. How far the policy is from the best at its β is known in nats, and not by walks, which are all alike when it is
+nearly certain:
 
-    KL(π ‖ π*) = E_π[C/β + log(π/ref)] + log Z                           (:func:`unidiff.paths.log_partition`),
+    KL(π ‖ π*) = E_π[C/β + log(π/ref)] + log Z                              (:func:`unidiff.paths.policy_kl`).
 
-and a policy that has fallen into a wrong path is told by it: a gap of c in cost is c/β nats.
+One that has fallen into a wrong path is told by it: a gap of c in cost is c/β nats.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unidiff.core.boundary import check_count, check_positive, check_progress, check_seed, check_share, check_type
-from unidiff.paths import ScheduleMDP, SchedulePolicy, ScheduleWalk, log_partition
+from unidiff.paths import ScheduleMDP, SchedulePolicy, policy_kl
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,13 @@ class ScheduleFit:
         policy: π.
         steps: the numbers of steps it was taught, ``[S]``.
         beta: β at the end, ``[n, S]``, float64.
-        kl: KL(π ‖ π*) there over the last walks, nats, ``[n, S]``, float64.
-        standard_error: of kl, ``[n, S]``.
+        kl: KL(π ‖ π*) there, nats, ``[n, S]``, float64.
     """
 
     policy: SchedulePolicy
     steps: Tensor
     beta: Tensor
     kl: Tensor
-    standard_error: Tensor
 
 
 def fit_schedule_policy(
@@ -110,16 +109,13 @@ def fit_schedule_policy(
     instance = torch.arange(mdp.instances)[:, None, None].expand(shape).flatten()
     left = counts[:, None].expand(shape).flatten()
 
-    def walk() -> ScheduleWalk:
-        return policy.walk(mdp, instance, left, generator)
-
     with torch.no_grad():
-        cost = walk().cost.view(shape)
+        cost = policy.walk(mdp, instance, left, generator).cost.view(shape)
     first, least = spread(cost), cost.amin(2)
     for k in range(config.rounds):
         done = k / config.rounds
         beta = cooled(first, least, config.final, done)
-        walked = walk()
+        walked = policy.walk(mdp, instance, left, generator)
         cost = walked.cost.view(shape)
         least = torch.minimum(least, cost.amin(2))
         loss = surrogate(cost, walked.log_ratio.view(shape), beta, config.clip).mean()
@@ -132,13 +128,15 @@ def fit_schedule_policy(
         adam.step()
         if on_round is not None:
             on_round(k + 1, config.rounds)
-    with torch.no_grad():
-        walked = walk()
-    kl, error = apart(mdp, walked, counts, beta, shape)
-    return ScheduleFit(policy, counts, beta, kl, error)
+    beta = cooled(first, least, config.final, 1.0)
+    every = torch.ones(mdp.instances, mdp.steps, dtype=torch.float64)
+    every[:, counts - 1] = beta
+    return ScheduleFit(policy, counts, beta, policy_kl(policy, mdp, every)[:, counts - 1])
 
 
 def _counts(mdp: ScheduleMDP, steps: Sequence[int] | None) -> Tensor:
+    if steps is not None and not isinstance(steps, Sequence):
+        raise TypeError(f"steps must be a sequence of numbers of steps, got {steps!r}")
     named = [mdp.steps] if steps is None else list(steps)
     if not named:
         raise ValueError("steps must name at least one number of steps, got none")
@@ -170,14 +168,3 @@ def surrogate(cost: Tensor, log_ratio: Tensor, beta: Tensor, clip: float = math.
     worth = -cost / beta[:, :, None] - log_ratio.detach()
     worth = (worth - worth.median(2, keepdim=True).values).clamp(-clip, clip)
     return -(worth - worth.mean(2, keepdim=True)) * log_ratio
-
-
-def apart(
-    mdp: ScheduleMDP, walked: ScheduleWalk, counts: Tensor, beta: Tensor, shape: tuple[int, int, int]
-) -> tuple[Tensor, Tensor]:
-    """KL(π ‖ π*) of the walks' policy and its standard error, nats, ``[n, S]`` each."""
-    every = torch.ones(mdp.instances, mdp.steps, dtype=torch.float64)
-    every[:, counts - 1] = beta
-    log_z = log_partition(mdp, every)[:, counts - 1]
-    told = walked.cost.view(shape) / beta[:, :, None] + walked.log_ratio.view(shape)
-    return told.mean(2) + log_z, told.std(2) / math.sqrt(shape[2])
