@@ -5,8 +5,8 @@ r"""A policy on ``unidiff/Schedule-v0`` taught by its walks alone, with the RL v
 At the optimum A is the same for every path (it is log Z), so that the gradient of a batch is 0 and not only its mean:
 −E[(A − E A) ∇log π] = ∇ ½Var A, the law of the walks held (Richter et al. 2020). β falls from the spread of costs under the
 reference, where the reference is nearly best, to a small part of the least cost seen, where the best policy is nearly the
-shortest path. How far the policy is from the best at its β is known in nats, and not by walks, which are all alike when it is
-nearly certain:
+shortest path. How far the policy is from the best at its β is known in nats, and not by walks, which are all alike once it
+is nearly certain:
 
     KL(π ‖ π*) = E_π[C/β + log(π/ref)] + log Z                              (:func:`unidiff.paths.policy_kl`).
 
