@@ -113,6 +113,21 @@ def test_ranks_are_by_the_samples_own_differences() -> None:
     assert (told.excess, told.needed) == (0.0, 0)
 
 
+def test_a_rival_that_is_dear_but_uncertain_is_told_before_one_that_is_near_and_certain() -> None:
+    core, _ = core_of(ud.Schedule.polynomial(1.0, 6.0, -6.0))
+    grid = ud.TimeGrid.uniform(4)
+    parts = torch.zeros(4, 5, 5, dtype=torch.float64)
+    parts[:, 0, 1:4] = torch.tensor([[1.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 37.0]]).double()
+    table = paths.CostTable(grid, parts, torch.full((4,), 0.25, dtype=torch.float64), 8, "any", "units")
+    search = paths.Search(core, table, table.shortest(2))
+    rivals = {name: ud.TimeGrid(grid.times[[0, i, 4]]) for name, i in (("near", 2), ("wide", 3))}
+    told = search.rank(2, rivals)
+    # 9 above with an error of 9; Student's 97.5% point of 3 degrees is 3.18.
+    assert (told.rival, told.excess, told.standard_error) == ("wide", 9.0, 9.0)
+    assert told.needed == math.ceil(8 * 3.182446**2)
+    assert search.rank(2, {"near": rivals["near"]}) == paths.Ranking("near", 1.0, 0.0, 0)
+
+
 def test_nearest_candidates_are_distinct_and_nearest() -> None:
     core, world = core_of(ud.Schedule.polynomial(1.0, 8.0, -8.0))
     found = paths.search(core, world, 2, paths.ELBOCost(exact=True), nodes=16)

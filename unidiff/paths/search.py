@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from unidiff.core.boundary import check_condition, check_count, check_finite, check_seed, check_state, check_type
@@ -41,8 +42,8 @@ COSTS: dict[str, Callable[[], Cost]] = {
     "kl-bound": KLBound,
 }
 """Costs by name: of the bound under a variance rule, of a sampler's steps, of holding the network's answer still."""
-SURE = 2.0
-"""Standard errors that a difference must have to count as seen."""
+SURE = 0.975
+"""Of Student's law, at how many standard errors a difference counts as seen."""
 
 
 class RankWarning(UserWarning):
@@ -54,10 +55,10 @@ class Ranking:
     """How a path stands against a rival.
 
     Attributes:
-        rival: its name.
+        rival: its name: of the one that would take most samples to tell, else of the cheapest.
         excess: what it costs above the path, in the cost's unit.
         standard_error: of the excess.
-        needed: how many samples would make the excess :data:`SURE` standard errors; 0 where they are enough.
+        needed: how many samples would make the excess count as seen (:data:`SURE`); 0 where they are enough.
     """
 
     rival: str
@@ -118,16 +119,23 @@ class Search:
         return torch.tensor([*path, last])
 
     def rank(self, steps: int, rivals: dict[str, TimeGrid] | None = None) -> Ranking:
-        """The path against its cheapest rival, each at its nearest candidates; what people made, if None are given."""
+        """The path against its rivals, each at its nearest candidates; what people made, if None are given."""
         best = self.paths.path(steps)
         rivals = handmade(self.core.schedule, steps, float(self.candidates.times[0])) if rivals is None else rivals
         found = {name: self.prices.excess(self.nearest(grid), best) for name, grid in rivals.items()}
-        name = min(found, key=lambda name: found[name][0])
-        excess, error = found[name]
-        needed = 0
-        if error > 0 and excess < SURE * error and not torch.equal(self.nearest(rivals[name]), best):
-            needed = math.ceil(self.prices.samples * (SURE * error / max(excess, 1e-3 * error)) ** 2)
-        return Ranking(name, excess, error, needed)
+        groups = len(self.prices.parts)
+        # Student's: an error of eight groups is itself a guess.
+        sure = float(student.ppf(SURE, groups - 1)) if groups > 1 else math.inf
+
+        def needed(name: str) -> int:
+            excess, error = found[name]
+            if not error > 0 or excess >= sure * error or torch.equal(self.nearest(rivals[name]), best):
+                return 0
+            return math.ceil(self.prices.samples * (sure * error / max(excess, 1e-3 * error)) ** 2)
+
+        least = min(found, key=lambda name: found[name][0])
+        name = max([least, *found], key=needed)
+        return Ranking(name, *found[name], needed(name))
 
 
 def search(
