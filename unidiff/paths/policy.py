@@ -142,13 +142,12 @@ def log_partition(mdp: ScheduleMDP, beta: Tensor) -> Tensor:
         TypeError, ValueError: no process, no tensor; a β that is not positive, or of another shape.
     """
     _check_beta(mdp, beta)
-    found = []
+    allowed, found = [mdp.mask(state).view_as(mdp.costs) for state in _everywhere(mdp)], []
     for m in range(1, mdp.steps + 1):
         price = mdp.costs.transpose(1, 2) / beta[:, m - 1, None, None]
         log_z = torch.full((mdp.instances, mdp.last + 1), -torch.inf, dtype=torch.float64)
         log_z[:, 0] = 0.0
-        for left in range(1, m + 1):
-            mask = mdp.mask(_everywhere(mdp, left)).view_as(price)
+        for mask in allowed[:m]:
             ways = (log_z[:, None, :] - price).masked_fill(~mask, -torch.inf)
             log_z = ways.logsumexp(2) - mask.sum(2).clamp(min=1).double().log()
         found.append(log_z[:, -1])
@@ -163,8 +162,7 @@ def policy_kl(policy: SchedulePolicy, mdp: ScheduleMDP, beta: Tensor) -> Tensor:
     """
     log_z = log_partition(mdp, beta)
     laws = []
-    for left in range(1, mdp.steps + 1):
-        state = _everywhere(mdp, left)
+    for state in _everywhere(mdp):
         mask = mdp.mask(state)
         log_ratio = policy(mdp.observe(state), mask).double() + mask.sum(1, keepdim=True).clamp(min=1).double().log()
         laws.append((mask.view_as(mdp.costs), log_ratio.view_as(mdp.costs)))
@@ -189,11 +187,12 @@ def _check_beta(mdp: ScheduleMDP, beta: Tensor) -> None:
         check_positive("beta", value)
 
 
-def _everywhere(mdp: ScheduleMDP, left: int) -> ScheduleState:
-    """Every node of every instance, with so many steps left, ``[n (N + 1)]``."""
+def _everywhere(mdp: ScheduleMDP) -> list[ScheduleState]:
+    """Every node of every instance, ``[n (N + 1)]``, with 1 … K steps left."""
     size = mdp.last + 1
     node = torch.arange(size).repeat(mdp.instances)
-    return ScheduleState(node, torch.full_like(node, left), torch.arange(mdp.instances).repeat_interleave(size))
+    instance = torch.arange(mdp.instances).repeat_interleave(size)
+    return [ScheduleState(node, torch.full_like(node, left), instance) for left in range(1, mdp.steps + 1)]
 
 
 def _ratio(log_prob: Tensor, mask: Tensor, node: Tensor) -> Tensor:

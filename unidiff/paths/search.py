@@ -122,14 +122,15 @@ class Search:
         """The path against its rivals, each at its nearest candidates; what people made, if None are given."""
         best = self.paths.path(steps)
         rivals = handmade(self.core.schedule, steps, float(self.candidates.times[0])) if rivals is None else rivals
-        found = {name: self.prices.excess(self.nearest(grid), best) for name, grid in rivals.items()}
+        there = {name: self.nearest(grid) for name, grid in rivals.items()}
+        found = {name: self.prices.excess(path, best) for name, path in there.items()}
         groups = len(self.prices.parts)
         # Student's: an error of eight groups is itself a guess.
         sure = float(student.ppf(SURE, groups - 1)) if groups > 1 else math.inf
 
         def needed(name: str) -> int:
             excess, error = found[name]
-            if not error > 0 or excess >= sure * error or torch.equal(self.nearest(rivals[name]), best):
+            if not error > 0 or excess >= sure * error or torch.equal(there[name], best):
                 return 0
             return math.ceil(self.prices.samples * (sure * error / max(excess, 1e-3 * error)) ** 2)
 
