@@ -14,31 +14,26 @@ from unidiff.testing.strategies.numbers import decimals
 
 _HIGH, _LOW = decimals(2, 20, 15, 0), decimals(-20, -2, -15, 0)
 
-# A lambda, since a failing example then shows its body: Schedule.cosine(15.0, -15.0).
 _PLAIN: dict[str, SearchStrategy[Any]] = {
-    "cosine": st.builds(lambda high, low: Schedule.cosine(high, low), _HIGH, _LOW),
-    "linear": st.builds(lambda low, high: Schedule.linear(low, high), decimals(0.1, 2, 0.1), decimals(2, 30, 20, 0)),
-    "polynomial": st.builds(
-        lambda power, high, low: Schedule.polynomial(power, high, low), decimals(0.5, 3, 1), _HIGH, _LOW
-    ),
+    "cosine": st.builds(Schedule.cosine, _HIGH, _LOW),
+    "linear": st.builds(Schedule.linear, decimals(0.1, 2, 0.1), decimals(2, 30, 20, 0)),
+    "polynomial": st.builds(Schedule.polynomial, decimals(0.5, 3, 1), _HIGH, _LOW),
     "sigmoid": st.builds(
-        lambda start, end, tau: Schedule.sigmoid(start, end, tau),
+        Schedule.sigmoid,
         decimals(-6, 0, -3, 0),
         decimals(1, 6, 3, 0),
         decimals(0.3, 2, 1),
     ),
     "karras": st.builds(
-        lambda low, high, rho: Schedule.karras(low, high, rho),
+        Schedule.karras,
         decimals(0.002, 0.2, 0.002, 3),
         decimals(1, 100, 80, 0),
         decimals(1, 9, 7, 0),
     ),
-    "from_betas": st.builds(
-        lambda betas: Schedule.from_betas(betas), st.lists(decimals(0.01, 0.6, 0.1, 2), min_size=2, max_size=12)
-    ),
-    "ddpm": st.builds(lambda name: Schedule.named(name), st.just("ddpm")),
+    "from_betas": st.builds(Schedule.from_betas, st.lists(decimals(0.01, 0.6, 0.1, 2), min_size=2, max_size=12)),
+    "ddpm": st.builds(Schedule.named, st.just("ddpm")),
     "learned": st.builds(
-        lambda high, low, units, seed: Schedule.learned(high, low, units, seed),
+        Schedule.learned,
         _HIGH,
         _LOW,
         st.integers(1, 8),
@@ -50,8 +45,8 @@ KINDS: tuple[str, ...] = (*_PLAIN, "as_ve", "as_vp")
 
 _VP = st.one_of(*(strategy for name, strategy in _PLAIN.items() if name != "karras"))
 _ALL = _PLAIN | {
-    "as_ve": st.builds(lambda schedule: schedule.as_ve(), _VP),
-    "as_vp": st.builds(lambda schedule: schedule.as_vp(), _PLAIN["karras"]),
+    "as_ve": st.builds(Schedule.as_ve, _VP),
+    "as_vp": st.builds(Schedule.as_vp, _PLAIN["karras"]),
 }
 
 

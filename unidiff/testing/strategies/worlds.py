@@ -48,8 +48,7 @@ def mixtures(
         weights = [share / sum(shares) for share in shares]
         means = draw(st.lists(st.lists(_MEAN, min_size=d, max_size=d), min_size=k, max_size=k))
         covariances = [draw(_covariances(d)) for _ in range(k)]
-        build = st.builds(GaussianMixture, st.just(weights), st.just(means), st.just(covariances))
-        world = draw(build)
+        world = GaussianMixture(weights, means, covariances)
         return world if dtype == torch.float64 else world.to(dtype)
 
     return worlds()
