@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,6 +39,10 @@ def _device(value: str) -> str:
     return value
 
 
+def _told(config: pytest.Config, name: str) -> Any:
+    return config.getoption(f"--unidiff-{name}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The three options."""
     group = parser.getgroup("unidiff", "tests of diffusion code")
@@ -56,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """What would repeat the run."""
-    seed, dtype, device = (config.getoption(f"--unidiff-{name}") for name in ("seed", "dtype", "device"))
+    seed, dtype, device = (_told(config, name) for name in ("seed", "dtype", "device"))
     return f"unidiff: --unidiff-seed={seed} --unidiff-dtype={dtype} --unidiff-device={device}"
 
 
@@ -72,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def unidiff_seed(request: pytest.FixtureRequest) -> int:
     """The seed of the run."""
-    return request.config.getoption("--unidiff-seed")
+    return _told(request.config, "seed")
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +84,7 @@ def unidiff_dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """torch.float64, or what the run was told."""
     import torch
 
-    return getattr(torch, request.config.getoption("--unidiff-dtype"))
+    return getattr(torch, _told(request.config, "dtype"))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +92,7 @@ def unidiff_device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, or what the run was told; an error where torch has no such device."""
     from unidiff.core.boundary import check_device
 
-    return check_device(request.config.getoption("--unidiff-device"))
+    return check_device(_told(request.config, "device"))
 
 
 @pytest.fixture

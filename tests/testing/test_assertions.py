@@ -306,5 +306,5 @@ def test_bad_arguments_are_refused(call, error, words: str) -> None:
 
 
 def test_arrays_are_taken() -> None:
-    assert_algebraic(np.float32([1.0, 2.0]), [1.0, 2.0], 1.0)
+    assert_algebraic(np.array([1.0, 2.0], dtype=np.float32), [1.0, 2.0], 1.0)
     assert_mean_within(draws(20_000, 2).numpy(), np.zeros(2))
