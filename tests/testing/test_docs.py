@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import Phase, settings
 import unidiff as ud
 from unidiff.testing import assert_samples_from, oracle
 
+# Runs in this process leave it the modules that it had.
+importlib.import_module("unidiff.testing.strategies")
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 SCHEDULER, TEST, *REST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SHOWN = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
+# Runs in this process leave it the modules that it had: what cannot be imported twice must be there before the first.
+importlib.import_module("unidiff")
 PLUGIN = ("-p", "_unidiff_pytest", "-p", "no:cacheprovider", "-p", "no:xdist")
 DRAWS = """
     import pytest, torch
