@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["pytester"]  # the plugin's own tests run pytest
+
 matplotlib.use("Agg")
 
 if "PYTEST_XDIST_WORKER" in os.environ:

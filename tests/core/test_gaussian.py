@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from unidiff import Gaussian
+from unidiff.identities.kernels import density_kappa
+from unidiff.testing import assert_algebraic
+from unidiff.testing import strategies as kit
 
 
 def random_gaussian(seed: int, dtype: torch.dtype = torch.float64) -> Gaussian:
@@ -18,24 +20,39 @@ def random_gaussian(seed: int, dtype: torch.dtype = torch.float64) -> Gaussian:
 
 def reference(law: Gaussian) -> torch.distributions.Independent:
     scale = law.log_var.exp().sqrt().expand(law.mean.shape)
-    return torch.distributions.Independent(torch.distributions.Normal(law.mean, scale), 2)
+    return torch.distributions.Independent(torch.distributions.Normal(law.mean, scale), law.mean.ndim - 1)
 
 
-@given(st.integers(0, 10_000))
-def test_log_prob_entropy_and_kl_are_torchs(seed: int) -> None:
-    p, q = random_gaussian(seed), random_gaussian(seed + 1)
-    x = random_gaussian(seed + 2).mean
-    torch.testing.assert_close(p.log_prob(x), reference(p).log_prob(x))
-    torch.testing.assert_close(p.entropy(), reference(p).entropy())
-    torch.testing.assert_close(p.kl(q), torch.distributions.kl_divergence(reference(p), reference(q)))
+def laws(batch: tuple[torch.Tensor, ...]) -> tuple[Gaussian, Gaussian, torch.Tensor]:
+    m, log_var, other, other_log_var, x = batch
+    return Gaussian(m, log_var), Gaussian(other, other_log_var), x
 
 
-@given(st.integers(0, 10_000))
-def test_product_is_the_product_of_densities(seed: int) -> None:
-    p, q = random_gaussian(seed), random_gaussian(seed + 1)
+def total(terms: torch.Tensor) -> torch.Tensor:
+    return terms.flatten(1).sum(1)
+
+
+@given(kit.batches(5, dtype=kit.dtypes()))
+def test_log_prob_entropy_and_kl_are_torchs(batch: tuple[torch.Tensor, ...]) -> None:
+    p, q, x = laws(batch)
+    assert_algebraic(p.log_prob(x), reference(p).log_prob(x), density_kappa(p, x))
+    assert_algebraic(p.entropy(), reference(p).entropy(), total(p.log_var.abs() + 3))
+    own, theirs = p.kl(q), torch.distributions.kl_divergence(reference(p), reference(q))
+    stored, gap = 1 + p.log_var.abs() + q.log_var.abs(), (p.mean - q.mean).abs()
+    moved = gap * (p.mean.abs() + q.mean.abs()) + gap.square() * stored
+    # Beside one, since a KL of zero has no relative size.
+    assert_algebraic(1 + own, 1 + theirs, 1 + total(p.var / q.var * stored + moved / q.var + stored))
+
+
+@given(kit.batches(5))
+def test_product_is_the_product_of_densities(batch: tuple[torch.Tensor, ...]) -> None:
+    p, q, x = laws(batch)
     both, log_norm = p.product(q)
-    x = random_gaussian(seed + 2).mean
-    torch.testing.assert_close(both.log_prob(x) + log_norm, p.log_prob(x) + q.log_prob(x))
+    between = Gaussian(q.mean, (p.var + q.var).log())
+    kappa = density_kappa(both, x) + density_kappa(p, x) + density_kappa(q, x) + density_kappa(between, p.mean)
+    # The product's mean and variance are computed, of logs that round: by as many roundings more.
+    stored = 1 + float((p.log_var.abs() + q.log_var.abs()).max())
+    assert_algebraic(both.log_prob(x) + log_norm, p.log_prob(x) + q.log_prob(x), stored * kappa)
 
 
 def test_kl_of_near_equal_variances_keeps_its_digits() -> None:

@@ -99,6 +99,11 @@ class Denoiser(nn.Module):
         self.learned_variance = learned_variance
         self.num_classes = num_classes
 
+    def extra_repr(self) -> str:
+        """The network where it is a plain function, and how it is read."""
+        own = [] if isinstance(self.network, nn.Module) else [repr(self.network)]
+        return ", ".join([*own, f"{self.event_shape}", f"prediction={self.prediction!r}"])
+
     def forward(
         self,
         xt: Tensor,

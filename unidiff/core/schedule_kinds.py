@@ -337,6 +337,10 @@ class FromBetas(Schedule):
     def _options(self) -> dict[str, Any]:
         return {"betas": torch.as_tensor(self.betas).tolist()}
 
+    def __repr__(self) -> str:
+        betas = self._options()["betas"]
+        return f"FromBetas({betas if len(betas) <= 16 else f'{len(betas)} betas from {betas[0]:g} to {betas[-1]:g}'})"
+
 
 class _Rescaled(Schedule):
     """Another schedule's λ(t) in the other convention."""
@@ -362,6 +366,9 @@ class _Rescaled(Schedule):
     @classmethod
     def _from_options(cls, options: dict[str, Any]) -> Schedule:
         return cls(Schedule.from_config(options["parent"]))
+
+    def __repr__(self) -> str:
+        return f"{self.parent!r}.{'as_vp' if self.variance_preserving else 'as_ve'}()"
 
 
 class VarianceExploding(_Rescaled):

@@ -101,3 +101,7 @@ class Learned(nn.Module, Schedule):
 
     def _options(self) -> dict[str, Any]:
         return dict(self._built_with)
+
+    def extra_repr(self) -> str:
+        """The arguments that built it, which its parameters have left behind once it is trained."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._built_with.items())

@@ -32,8 +32,21 @@ BLIND = 0.1
 ORDER_SLACK = 0.2
 FAMILY_ALARM = 1e-6
 MOST_SCORES = 2**20
-Z_LIMIT = float(norm.isf(0.5 * FAMILY_ALARM / MOST_SCORES))
-Z_POWER = Z_LIMIT + float(norm.isf(1e-3))
+MISS = 1e-3
+
+
+def z_limit(alarm: float, scores: float) -> float:
+    """The |z| that one of ``scores`` true identities exceeds with probability below ``alarm`` (Bonferroni, two tails)."""
+    return float(norm.isf(0.5 * alarm / scores))
+
+
+def z_power(limit: float) -> float:
+    """The |z| of a violation that exceeds ``limit`` with probability 1 − ``MISS``."""
+    return limit + float(norm.isf(MISS))
+
+
+Z_LIMIT = z_limit(FAMILY_ALARM, MOST_SCORES)
+Z_POWER = z_power(Z_LIMIT)
 
 Subject = Literal["core", "optimal", "schedule"]
 
@@ -114,27 +127,35 @@ class Algebraic(Identity):
         """Each pair to be compared, in the case's dtype."""
 
     def judge(self, case: Case) -> Judgement:
-        tolerance = ALGEBRAIC_C * torch.finfo(case.dtype).eps
-        worst, caught = 0.0, 0.0
-        for pair in self.sides(case):
-            # Compared on the host: a side may be a table's and the other a GPU's.
-            lhs, rhs, kappa = (v.detach().to("cpu", torch.float64) for v in (pair.lhs, pair.rhs, pair.kappa))
-            if not bool(torch.isfinite(kappa).all()):
-                return Judgement(
-                    math.inf, tolerance, "fail", detail="the condition κ is not finite: nothing is allowed"
-                )
-            difference, kappa = (lhs - rhs).abs(), kappa.abs()
-            ratio = torch.where(difference == 0, difference, difference / kappa)
-            found = float(ratio.max())
-            if math.isnan(found):
-                return Judgement(found, tolerance, "fail", detail="a side is not a number")
-            worst, caught = max(worst, found), max(caught, _caught(lhs, rhs, tolerance * kappa))
-        if worst > tolerance:
-            verdict: Verdict = "fail"
-        else:
-            verdict = "pass" if caught <= BLIND else "inconclusive"
-        detail = f"a relative violation of {caught:.1e} would have been caught (bound {BLIND:.0%})"
-        return Judgement(worst, tolerance, verdict, caught, detail)
+        return judge_algebraic(self.sides(case), case.dtype)
+
+
+def judge_algebraic(pairs: Iterable[Sides], dtype: torch.dtype) -> Judgement:
+    """The algebraic law on pairs of sides that were computed in ``dtype``; the residual is the largest |lhs − rhs|/κ."""
+    tolerance = ALGEBRAIC_C * torch.finfo(dtype).eps
+    worst, caught = 0.0, 0.0
+    for pair in pairs:
+        # Compared on the host: a side may be a table's and the other a GPU's.
+        lhs, rhs, kappa = (v.detach().to("cpu", torch.float64) for v in (pair.lhs, pair.rhs, pair.kappa))
+        if not bool(torch.isfinite(kappa).all()):
+            return Judgement(math.inf, tolerance, "fail", detail="the condition κ is not finite: nothing is allowed")
+        kappa = kappa.abs()
+        found = float(excess_ratio(lhs, rhs, kappa).max())
+        if math.isnan(found):
+            return Judgement(found, tolerance, "fail", detail="a side is not a number")
+        worst, caught = max(worst, found), max(caught, _caught(lhs, rhs, tolerance * kappa))
+    if worst > tolerance:
+        verdict: Verdict = "fail"
+    else:
+        verdict = "pass" if caught <= BLIND else "inconclusive"
+    detail = f"a relative violation of {caught:.1e} would have been caught (bound {BLIND:.0%})"
+    return Judgement(worst, tolerance, verdict, caught, detail)
+
+
+def excess_ratio(lhs: Tensor, rhs: Tensor, kappa: Tensor) -> Tensor:
+    """|lhs − rhs|/κ, member by member, and 0 where both sides are equal, whatever κ."""
+    difference = (lhs - rhs).abs()
+    return torch.where(difference == 0, difference, difference / kappa)
 
 
 def _caught(lhs: Tensor, rhs: Tensor, allowed: Tensor) -> float:
@@ -157,26 +178,54 @@ class MonteCarlo(Identity):
 
     def judge(self, case: Case) -> Judgement:
         difference, size = self.differences(case)
+        return judge_means(difference, size, case.dtype, self.bound)
+
+
+def judge_means(
+    difference: Tensor, size: Tensor, dtype: torch.dtype, bound: float, limit: float = Z_LIMIT
+) -> Judgement:
+    """The Monte Carlo law: per-draw differences ``[n, …]`` of mean zero, whose terms, in ``dtype``, have a size ``[…]``."""
+    means = Means.of(difference, size, dtype, limit)
+    score, caught = float(means.score.max()), float(means.caught.max())
+    if not math.isfinite(score) or score > limit:
+        verdict: Verdict = "fail"
+    else:
+        verdict = "pass" if caught <= bound else "inconclusive"
+    detail = f"a violation of {caught:.1%} would have been caught (bound {bound:.0%})"
+    return Judgement(score, limit, verdict, caught, detail)
+
+
+@dataclass(frozen=True)
+class Means:
+    """K means of draws, as the Monte Carlo law sees them, each ``[K]`` in float64.
+
+    Attributes:
+        mean, error: of the draws, and its standard error.
+        floor: what rounding may move the mean by.
+        score: by how many standard errors the mean is beyond that.
+        caught: the smallest violation that would have been caught, in units of the size.
+    """
+
+    mean: Tensor
+    error: Tensor
+    floor: Tensor
+    score: Tensor
+    caught: Tensor
+
+    @staticmethod
+    def of(difference: Tensor, size: Tensor, dtype: torch.dtype, limit: float = Z_LIMIT) -> Means:
+        """Of draws ``[n, …]`` and the size of their terms, ``[…]`` or ``[]``."""
         difference = difference.detach().to("cpu", torch.float64).reshape(difference.shape[0], -1)
-        size = size.detach().to("cpu", torch.float64).abs()
-        error = difference.std(0) / math.sqrt(difference.shape[0])
+        size = size.detach().to("cpu", torch.float64).abs().reshape(-1)
+        mean, error = difference.mean(0), difference.std(0) / math.sqrt(difference.shape[0])
         # Rounding in the terms, which no number of draws averages away; where their draws are all alike, it is all there is.
-        floor = ALGEBRAIC_C * torch.finfo(case.dtype).eps * torch.maximum(size, difference.abs().mean(0))
-        above = (difference.mean(0).abs() - floor).clamp(min=0)
-        score = float(torch.where(above == 0, above, above / error).max())
-        unseen = Z_POWER * error + floor
-        caught = float(torch.where(unseen == 0, unseen, unseen / size).max())
-        if not math.isfinite(score) or score > Z_LIMIT:
-            verdict: Verdict = "fail"
-        else:
-            verdict = "pass" if caught <= self.bound else "inconclusive"
-        return Judgement(
-            score,
-            Z_LIMIT,
-            verdict,
-            caught,
-            f"a violation of {caught:.1%} would have been caught (bound {self.bound:.0%})",
-        )
+        floor = ALGEBRAIC_C * torch.finfo(dtype).eps * torch.maximum(size, difference.abs().mean(0))
+        above = (mean.abs() - floor).clamp(min=0)
+        unseen = z_power(limit) * error + floor
+        return Means(
+            mean, error, floor,
+            torch.where(above == 0, above, above / error), torch.where(unseen == 0, unseen, unseen / size),
+        )  # fmt: skip
 
 
 class Order(Identity):
@@ -189,13 +238,17 @@ class Order(Identity):
         """Steps, errors, and the declared order."""
 
     def judge(self, case: Case) -> Judgement:
-        steps, errors, declared = self.errors(case)
-        slope = fitted_order(steps, errors)
-        off = abs(slope - declared)
-        return Judgement(
-            off, ORDER_SLACK, "pass" if off <= ORDER_SLACK else "fail",
-            detail=f"measured order {slope:.3f}, declared {declared:g}",
-        )  # fmt: skip
+        return judge_order(*self.errors(case))
+
+
+def judge_order(steps: list[float], errors: list[float], declared: float) -> Judgement:
+    """The law of a rate of convergence: the residual is the fitted slope's distance from the declared one."""
+    slope = fitted_order(steps, errors)
+    off = abs(slope - declared)
+    return Judgement(
+        off, ORDER_SLACK, "pass" if off <= ORDER_SLACK else "fail",
+        detail=f"measured order {slope:.3f}, declared {declared:g}",
+    )  # fmt: skip
 
 
 def fitted_order(steps: list[float], errors: list[float]) -> float:

@@ -24,6 +24,7 @@ from unidiff.worlds.quadrature import Rule
 from unidiff.worlds.rewards import Matrix, Vector
 from unidiff.worlds.world import Scale, World, check_query, check_reach, noise_scales
 
+_SHOWN = 6  # means of more numbers are not read, and their covariances less
 # φ(9) is below 1e-18: beyond it even log p's quadratic growth adds nothing in float64.
 _ENTROPY = Rule(coarsest=1 / 4, finest=(1 / 512, 1 / 32), settled=1e-14, reach=9.0)
 
@@ -204,6 +205,17 @@ class GaussianMixture(World):
 
     def _check_density(self) -> None:
         self.components.check_density()
+
+    def __repr__(self) -> str:
+        if self.batch is not None or self.num_classes * self.dim > _SHOWN:
+            return super().__repr__()
+        numbers = ", ".join(_shown(v) for v in (self.weights, self.means, self.covariances))
+        return f"GaussianMixture({numbers})" + ("" if self.dtype == torch.float64 else f".to({self.dtype})")
+
+
+def _shown(value: Tensor) -> str:
+    # Six digits after the point, and not the rounding of an eigendecomposition; 0.0 and not -0.0.
+    return str((value.detach().to("cpu", torch.float64).mul(1e6).round().div(1e6) + 0.0).tolist())
 
 
 def log_simplex(argument: str, weights: Tensor, count: int) -> Tensor:
