@@ -1,7 +1,7 @@
 r"""azula's denoisers and schedules. Needs the extra ``interop``.
 
-azula's denoiser says E[x_0|x_t] of a state α_t x_0 + σ_t ε, with any α and σ. A core of it is a network that predicts x_0 on the
-schedule of the same λ(t), asked at x_t scaled by α_azula(t)/α(t). Times are the same number on both sides.
+azula's denoiser says E[x_0|x_t] of a state α_t x_0 + σ_t ε, with any α and σ. A core of it is a network that predicts x_0 on
+the schedule of the same λ(t), asked at x_t scaled by α_azula(t)/α(t). Times are the same number on both sides.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class CoreDenoiser(_denoise.Denoiser):
         self.schedule = CoreSchedule(core.schedule)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None, guidance: float = 1.0) -> Any:
-        """The posterior at ``x_t`` ``[B, *E]`` and t, ``[]`` or ``[B]``; arguments and errors as :meth:`Diffusion.predict`."""
+        """The posterior at ``x_t`` ``[B, *E]`` and t, ``[]`` or ``[B]``; arguments and errors as ``core.predict``."""
         return _denoise.DiracPosterior(mean=self.core.predict(x_t, t, condition, guidance).x0)
 
 

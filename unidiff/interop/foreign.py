@@ -2,8 +2,9 @@ r"""A schedule that another library wrote: α(t) and σ(t) as functions of torch
 
     λ(t) = 2 log α(t) − 2 log σ(t),   λ'(t) by forward differentiation,   t(λ) by bisection, to the last bit of t
 
-Only λ is taken over. Where α is 1 the convention is variance exploding, otherwise variance preserving, α² = sigmoid(λ): a state
-of theirs is x_t ρ, with ρ² = α(t)² + σ(t)², and a schedule of theirs may have any ρ (a rectified flow's is no constant).
+Only λ is taken over. Where α is 1 the convention is variance exploding, otherwise variance preserving, α² = sigmoid(λ): a
+state of theirs is x_t ρ, with ρ² = α(t)² + σ(t)², and a schedule of theirs may have any ρ (a rectified flow's is not
+constant).
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Foreign(Schedule):
         return t + (log_snr - value) / torch.where(slope < 0, slope, -torch.inf)
 
     def _options(self) -> dict[str, Any]:
-        raise ValueError(f"{self.name} must be a schedule of unidiff's to be saved, got one of another library's functions")
+        raise ValueError(
+            f"{self.name} must be a schedule of unidiff's to be saved, got one of another library's functions"
+        )
 
     @classmethod
     def _from_options(cls, options: dict[str, Any]) -> Schedule:

@@ -1,7 +1,7 @@
 r"""k-diffusion's models: ``model(x, sigma)`` is the denoised x_0 of x = x_0 + σ ε.
 
-The convention is a call and no class, so nothing of k-diffusion is imported, and what else follows it is served as well. A core
-of such a model predicts x_0 on Karras' schedule, α = 1; the other way, a core is asked at λ = −2 log σ and x α(λ).
+The convention is a call and no class, so nothing of k-diffusion is imported, and what else follows it is served as well. A
+core of such a model predicts x_0 on Karras' schedule, α = 1; the other way, a core is asked at λ = −2 log σ and x α(λ).
 """
 
 from __future__ import annotations

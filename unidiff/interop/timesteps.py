@@ -1,9 +1,9 @@
 r"""A network of integer timesteps, read at any log-SNR.
 
 A library with T timesteps n = 0 … T − 1 means by n the level ᾱ_{n+1} of the DDPM schedule, t = (n + 1)/T here: t = 0, the
-data, has no timestep of its own. Between two timesteps log ᾱ is linear in n, as :meth:`unidiff.Schedule.from_betas` has it, so
-that n(λ) is the inverse of λ(t) less one; before the first the network is asked as at the first. A λ that is a timestep's own, to
-the rounding of its dtype, is that integer exactly.
+data, has no timestep of its own. Between two timesteps log ᾱ is linear in n, as :meth:`unidiff.Schedule.from_betas` has it,
+so that n(λ) + 1 is T times the inverse of λ(t); before the first the network is asked as at the first. A λ that is a
+timestep's own, to the rounding of its dtype, is that integer exactly.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class TimestepNetwork(nn.Module):
                 f"got {nodes[0].item():.4g} … {nodes[-1].item():.4g}"
             )
         self.model = model
-        self._nodes: dict[torch.device, Tensor] = {nodes.device: nodes}  # no buffer, which a change of dtype would round
+        self._nodes: dict[torch.device, Tensor] = {
+            nodes.device: nodes
+        }  # no buffer, which a change of dtype would round
 
     def timestep(self, log_snr: Tensor) -> Tensor:
         """n(λ) for ``[K]`` of them, in their dtype, in [0, T − 1]."""

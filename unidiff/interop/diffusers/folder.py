@@ -52,9 +52,7 @@ def load(
         root / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
     )
     scheduler: Any = own.from_pretrained(root / "scheduler", local_files_only=True)
-    made = core(
-        unet, scheduler, prompts=prompts, null=null, num_classes=num_classes, event_shape=event_shape
-    )
+    made = core(unet, scheduler, prompts=prompts, null=null, num_classes=num_classes, event_shape=event_shape)
     return made.to(dtype).eval()
 
 

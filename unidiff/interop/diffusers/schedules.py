@@ -1,8 +1,8 @@
 r"""diffusers' schedulers as schedules and grids, and back.
 
-A scheduler's ᾱ_1 … ᾱ_T is the schedule α²(i/T) = ᾱ_i with log ᾱ linear between (Ho et al. 2020, eq. 4), whatever the scheduler
-does with it: those in σ (Euler, Heun, Karras' spacing) work on x_t/α_t and σ_t/α_t of the same ᾱ. Its tables are float32,
-and 1 − ᾱ of such a one has few digits left, so ᾱ is made anew in float64 from its β where the two agree.
+A scheduler's ᾱ_1 … ᾱ_T is the schedule α²(i/T) = ᾱ_i with log ᾱ linear between (Ho et al. 2020, eq. 4), whatever the
+scheduler does with it: those in σ (Euler, Heun, Karras' spacing) work on x_t/α_t and σ_t/α_t of the same ᾱ. Its tables
+are float32, and 1 − ᾱ of such a one has few digits left, so ᾱ is made anew in float64 from its β where the two agree.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def schedule(scheduler: Any) -> FromBetas:
 def grid(scheduler: Any) -> TimeGrid:
     """The times of the scheduler's ``timesteps``, after its ``set_timesteps``, and where its last step ends.
 
-    That is t = 0, or 1/T with ``set_alpha_to_one=False`` (DDIM) or ``final_sigmas_type="sigma_min"``. A grid ends at t = 1: where
-    the scheduler begins at an earlier timestep (spacing "leading"), as though its level were pure noise, t = 1 is one more
-    step. Walk down from ``grid.steps - 1`` for the scheduler's own.
+    That is t = 0, or 1/T with ``set_alpha_to_one=False`` (DDIM) or ``final_sigmas_type="sigma_min"``. A grid ends at t = 1:
+    where the scheduler begins at an earlier timestep (spacing "leading"), as though its level were pure noise, t = 1 is one
+    more step. Walk down from ``grid.steps - 1`` for the scheduler's own.
 
     Raises:
         TypeError: a scheduler without ``timesteps`` or ``alphas_cumprod``.
@@ -86,8 +86,8 @@ def scheduler(
 ) -> Any:
     """A diffusers scheduler with the levels of a core.
 
-    Nothing is clipped, the last step goes to the data, and spacing is "trailing", which begins at t = 1. ``variance_type`` is
-    "learned_range" for a core whose network has a fraction, else "fixed_small" (here: "posterior").
+    Nothing is clipped, the last step goes to the data, and spacing is "trailing", which begins at t = 1. ``variance_type``
+    is "learned_range" for a core whose network has a fraction, else "fixed_small" (here: "posterior").
 
     Args:
         core: with a variance-preserving schedule.
@@ -98,8 +98,8 @@ def scheduler(
 
     Raises:
         TypeError: core is none.
-        ValueError: an unknown kind or prediction; a schedule that is variance exploding; times that are missing, or that do not
-            increase within (0, 1].
+        ValueError: an unknown kind or prediction; a schedule that is variance exploding; times that are missing, or that do
+            not increase within (0, 1].
     """
     check_type("core", core, Diffusion)
     check_name("kind", kind, KINDS)

@@ -1,7 +1,7 @@
 """A diffusers UNet and its scheduler as a core.
 
-A core's condition is a label. For a class-conditional UNet it is the class; for a text-conditional one it is the index of a row
-in a table of prompts' embeddings, which the core holds, its last row the empty prompt's: what guidance takes away from.
+A core's condition is a label. For a class-conditional UNet it is the class; for a text-conditional one it is the index of a
+row in a table of prompts' embeddings, which the core holds, its last row the empty prompt's: what guidance takes away from.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def core(
         )
     model, labels = _conditioned(unet, config, prompts, null, num_classes)
     network = TimestepNetwork(model, own)
-    return Diffusion(
-        own, Denoiser(network, shape, PREDICTIONS[kind], learned_variance=learned, num_classes=labels)
-    )
+    return Diffusion(own, Denoiser(network, shape, PREDICTIONS[kind], learned_variance=learned, num_classes=labels))
 
 
 def _learned(scheduler: Any) -> bool:
