@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import unidiff as ud
-from tests.interop.peers import DTYPES, Native, T, embeddings, need, scheduler, seeded, text_unet, unet
+from tests.interop.peers import DTYPES, Native, T, embeddings, in_float64, need, scheduler, seeded, text_unet, unet
 from unidiff.core.tables import METHODS
 
 need("diffusers")
@@ -91,13 +91,13 @@ def test_any_scheduler_of_the_same_betas_gives_the_same_core(kind) -> None:
 
 
 def test_a_learned_variance_is_diffusers_own() -> None:
-    sched = scheduler(variance_type="learned_range")
+    sched = in_float64(scheduler(variance_type="learned_range"))
     model = unet(learned=True).double()
     core, x, n = ud.interop.diffusers.core(model, sched), data(), 40
     step = core.chain(ud.TimeGrid.uniform(T), "learned").step(x, n + 1)
     with torch.no_grad():
-        raw = model(x, n).sample[:, 1:]
-    near(step.log_var, sched._get_variance(n, raw.double()), 1e-4)  # their tables are float32's
+        theirs = sched.step(model(x, n).sample, n, x, generator=seeded()).prev_sample
+    near(step.mean + step.std * torch.randn(x.shape, generator=seeded(), dtype=x.dtype), theirs, 1e-10)
     with pytest.raises(ValueError, match="learned_variance=True"):
         ud.interop.diffusers.core(unet(), scheduler()).chain(GRID, "learned")
 

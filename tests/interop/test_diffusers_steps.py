@@ -1,8 +1,8 @@
 """One step of diffusers' own loop is one step of the chain, or of DDIM, on the same core at the same timesteps.
 
 In float64, diffusers' tables included. Left out because they are not right there: DDIM with spacing "linspace", and with
-a number of steps that does not divide T, whose step goes to n − T//N whatever its list says (the last test). In its last step
-DDPM holds the variance at 1e-20 where it is 0, and draws, unless the timestep is 0: that noise is allowed for.
+a number of steps that does not divide T, whose step goes to n − T//N whatever its list says (the last test). In its last
+step DDPM holds the variance at 1e-20 where it is 0, and draws, unless the timestep is 0: that noise is allowed for.
 """
 
 from __future__ import annotations
