@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import warnings
 from typing import Any
 
@@ -18,12 +17,13 @@ DTYPES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def need(name: str) -> Any:
-    """The module of a peer; what it warns of while it is imported is its own business."""
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        pytest.skip(f"needs {name}")
+    """The module of a peer; what it warns of while it is imported is its own business. Without it the test is skipped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            pytest.skip(f"needs {name}, which lacks {error.name}", allow_module_level=True)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
