@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import unidiff as ud
 from tests.interop.peers import DTYPES, need, seeded
+from unidiff.core.tables import METHODS
 
 denoise: Any = need("azula.denoise")
 noise: Any = need("azula.noise")
@@ -86,7 +87,7 @@ def test_every_reading_of_such_a_core() -> None:
     x = 0.5 * torch.randn(4, 3, generator=seeded(), dtype=torch.float64)
     assert (ud.HierarchicalVAE(core).elbo(x, GRID, generator=seeded()).diffusion >= 0).all()
     assert torch.isfinite(ud.ScoreModel(core).likelihood(x, steps=8, solver="heun", estimate=False).log_prob).all()
-    for method in ud.core.tables.METHODS:
+    for method in METHODS:
         assert ud.sample(core, 2, steps=4, method=method, generator=seeded(), dtype=torch.float64).shape == (2, 3)
     assert ud.search_path(core, x.repeat(4, 1), steps=2, candidates=GRID).steps == 2
 
@@ -106,7 +107,10 @@ def test_a_core_is_azulas_denoiser_and_its_samplers_sample_it() -> None:
     world = ud.worlds.library.mixture_2d()
     core = ud.Diffusion(ud.Schedule.cosine(8.0, -8.0), ud.worlds.OracleDenoiser(world))
     denoiser = ud.interop.azula.denoiser(core)
-    x, t = torch.randn(3, 2, generator=seeded(), dtype=torch.float64), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    x, t = (
+        torch.randn(3, 2, generator=seeded(), dtype=torch.float64),
+        torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64),
+    )
     assert torch.equal(denoiser(x, t).mean, core.predict(x, t).x0)
     alpha, sigma = denoiser.schedule(t)
     assert torch.equal(alpha, core.schedule.alpha(t))

@@ -39,13 +39,14 @@ def test_samples_bounds_and_log_probabilities_are_the_native_ones(prediction, dt
     cores, bar = pair(prediction, dtype), DTYPES[dtype]
     x = data(dtype)
     for method in METHODS:
-        near(*(ud.sample(c, 2, method=method, grid=GRID, generator=seeded(), dtype=dtype) for c in cores), bar)
+        drawn = [ud.sample(c, 2, method=method, grid=GRID, generator=seeded(), dtype=dtype) for c in cores]
+        near(drawn[0], drawn[1], bar)
     bounds = [ud.HierarchicalVAE(c).elbo(x, GRID, generator=seeded()) for c in cores]
     for term in ("prior", "diffusion", "reconstruction"):
-        near(*(getattr(b, term) for b in bounds), bar)
+        near(getattr(bounds[0], term), getattr(bounds[1], term), bar)
     chains = [c.chain(GRID, "prior") for c in cores]
     for k in range(1, GRID.steps + 1):
-        near(*(chain.step(x, k).log_prob(0.9 * x) for chain in chains), bar)
+        near(chains[0].step(x, k).log_prob(0.9 * x), chains[1].step(x, k).log_prob(0.9 * x), bar)
     flows = [ud.ScoreModel(c).likelihood(x, steps=4, first=0.05, solver="heun", estimate=False) for c in cores]
     near(flows[0].log_prob, flows[1].log_prob, bar)
 
@@ -70,7 +71,8 @@ def test_a_thousand_timesteps_are_whole_in_either_dtype(beta_schedule, dtype) ->
     sched = scheduler(num_train_timesteps=1000, beta_schedule=beta_schedule, beta_end=0.02)
     core = ud.interop.diffusers.core(unet(), sched)
     own = core.schedule.log_snr(torch.arange(1, 1001, dtype=torch.float64) / 1000).to(dtype)
-    assert torch.equal(core.denoiser.network.timestep(own), torch.arange(1000, dtype=dtype))
+    network: Any = core.denoiser.network  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(network.timestep(own), torch.arange(1000, dtype=dtype))
 
 
 def test_the_schedule_is_the_schedulers_own() -> None:
@@ -114,7 +116,12 @@ def test_classes_and_their_guidance() -> None:
     near(guided, free + 2.5 * (bound - free), 1e-12)
     all_classes = ud.interop.diffusers.core(model, scheduler())
     near(all_classes.predict(x, 0.5, none).eps, with_null.predict(x, 0.5).eps, 1e-12)
-    for refused in ({}, {"condition": given, "guidance": 2.0}, {"condition": torch.tensor([4, 0])}):
+    refusals: tuple[dict[str, Any], ...] = (
+        {},
+        {"condition": given, "guidance": 2.0},
+        {"condition": torch.tensor([4, 0])},
+    )
+    for refused in refusals:
         with pytest.raises(ValueError, match="condition must be a class, 0 … 3"):
             all_classes.predict(x, 0.5, **refused)
 

@@ -89,13 +89,9 @@ def test_the_policy_and_its_environment(make: Callable[[], ud.Diffusion]) -> Non
     mdp = ud.rl.DenoisingMDP(core.chain(GRID), lambda x0: x0.flatten(1).mean(1), beta=0.1)
     walk = ud.rl.Policy(mdp, core).walk(3, seeded(), given)
     assert walk.kl.abs().max() < 1e-8  # the policy is its own reference
-    env: Any = gymnasium.make(
-        ud.rl.ID,
-        core=core,
-        grid=GRID,
-        reward=lambda x0: x0.flatten(1).mean(1),
-        **({} if given is None else {"condition": 1}),
-    ).unwrapped
+    told: dict[str, Any] = {} if given is None else {"condition": 1}
+    reward = lambda x0: x0.flatten(1).mean(1)  # noqa: E731
+    env: Any = gymnasium.make(ud.rl.ID, core=core, grid=GRID, reward=reward, **told).unwrapped
     env.reset(seed=0)
     ended, steps = False, 0
     while not ended:

@@ -62,9 +62,10 @@ def test_its_samplers_take_a_core(schedule: ud.Schedule) -> None:
     sigmas = sampling.get_sigmas_karras(12, model.sigma_min, model.sigma_max).double()
     start = torch.randn(16, 2, generator=seeded(), dtype=torch.float64)
     theirs = sampling.sample_euler(model, start * sigmas[0], sigmas[:-1], disable=True)
-    inner = core.schedule.time((-2 * sigmas[:-1].log()).flip(0).clamp(*core.schedule.log_snr(torch.tensor([1.0, 0.0]))))
+    ends = core.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    inner = core.schedule.time((-2 * sigmas[:-1].log()).flip(0).clamp(*ends))
     grid = ud.TimeGrid(torch.cat([inner[:-1], inner.new_ones(1)]))
-    ours = ud.Sampler(core, grid, "ddim")(start * core.schedule.prior_std if not core.schedule.variance_preserving else start * core.schedule.sigma(1.0))
+    ours = ud.Sampler(core, grid, "ddim")(start * core.schedule.sigma(1.0))
     scale = core.schedule.alpha(grid.times[0])
     torch.testing.assert_close(scale * theirs, ours, rtol=1e-4, atol=1e-4)
 
@@ -109,7 +110,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="num_classes must be an integer"):
         k.core(denoised, (2,), num_classes=0, **ends)
     with pytest.raises(TypeError, match="keyword must be a str"):
-        k.core(denoised, (2,), keyword=1, **ends)
+        k.core(denoised, (2,), keyword=1, **ends)  # pyright: ignore
     with pytest.raises(TypeError, match="core must be a Diffusion"):
         k.model(denoised)  # pyright: ignore
     for sigma, error, message in (

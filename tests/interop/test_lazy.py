@@ -54,7 +54,9 @@ def test_a_library_that_lacks_its_own_needs_says_which(monkeypatch: pytest.Monke
         library("azula", ("0.11", "0.12"))
 
 
-@pytest.mark.parametrize(("version", "fits"), [("2.9.1", False), ("2.10.0", True), ("2.11.3.dev0", True), ("2.12", False)])
+@pytest.mark.parametrize(
+    ("version", "fits"), [("2.9.1", False), ("2.10.0", True), ("2.11.3.dev0", True), ("2.12", False)]
+)
 def test_a_version_that_was_not_tested_warns(monkeypatch: pytest.MonkeyPatch, version: str, fits: bool) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
     if fits:
