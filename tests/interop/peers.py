@@ -23,7 +23,7 @@ def need(name: str) -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            pytest.skip(f"needs {name}, which lacks {error.name}", allow_module_level=True)
+            pytest.skip(f"needs {name}: {error.name} is not installed", allow_module_level=True)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -76,13 +76,8 @@ class _PosteriorMean(nn.Module):
         self.keyword = keyword
 
     def embed(self, log_snr: Tensor) -> Tensor:
-        """(t, α_azula(t)/α(t)) of log-SNRs ``[K]``, ``[K, 2]``, in their dtype."""
-        ends = self.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device=log_snr.device)).unbind()
-        # An end of λ in a narrower dtype may lie beyond it.
-        value = torch.minimum(torch.maximum(log_snr.to(torch.float64), ends[0]), ends[1])
-        t = self.schedule.time(value)
-        theirs, _ = self.schedule.scales(t)
-        return torch.stack([t, theirs / self.schedule.alpha(t)], 1).to(log_snr.dtype)
+        """(t, α_azula(t)/α(t)) of log-SNRs ``[K]``, ``[K, 2]``, in their dtype; an end's rounding is the end."""
+        return torch.stack(self.schedule.place(log_snr), 1).to(log_snr.dtype)
 
     def body(self, x: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
         """The posterior's mean at embeddings ``[B, 2]``, or ``[1, 2]`` for all, whose time is then one, ``[]``."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff.core.boundary import check_name
 from unidiff.core.schedule import Schedule
 
 Scales = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -59,6 +58,14 @@ class Foreign(Schedule):
         slope = self._log_snr_derivative(t)
         return t + (log_snr - value) / torch.where(slope < 0, slope, -torch.inf)
 
+    def place(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """t(λ) of log-SNRs ``[K]``, or the nearer end's, and ρ there: their state over the one here. Nothing is checked, so
+        that on a GPU nothing is waited for.
+        """
+        t = self._time(log_snr.to(torch.float64))
+        alpha, sigma = self.scales(t)
+        return t, torch.hypot(alpha, sigma) if self.variance_preserving else alpha
+
     def _options(self) -> dict[str, Any]:
         raise ValueError(
             f"{self.name} must be a schedule of unidiff's to be saved, got one of another library's functions"
@@ -76,13 +83,12 @@ class ForeignExploding(Foreign):
     variance_preserving = False
 
 
-def foreign(scales: Scales, name: str = "schedule", convention: str | None = None) -> Foreign:
+def foreign(scales: Scales, name: str = "schedule") -> Foreign:
     """The schedule of another library's α(t) and σ(t).
 
     Args:
         scales: (α, σ) at times ``[K]`` in [0, 1], float64 in, float64 out.
         name: the argument that errors speak of.
-        convention: "vp" or "ve"; None for "ve" where α is 1 throughout, else "vp".
 
     Raises:
         ValueError: α or σ that is not finite and positive, or α/σ that does not fall strictly, at 257 even times.
@@ -97,7 +103,4 @@ def foreign(scales: Scales, name: str = "schedule", convention: str | None = Non
     if bool(rises.any()):
         at = t[int(rises.nonzero()[0])].item()
         raise ValueError(f"{name} must have an alpha/sigma that falls strictly, got one that does not from t = {at:g}")
-    if convention is None:
-        convention = "ve" if bool((alpha == 1).all()) else "vp"
-    check_name("convention", convention, ("vp", "ve"))
-    return (ForeignExploding if convention == "ve" else Foreign)(scales, name)
+    return (ForeignExploding if bool((alpha == 1).all()) else Foreign)(scales, name)
