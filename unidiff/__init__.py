@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unidiff import ebm, identities, mcmc, paths, rl, score, testing, train, vae, worlds
+from unidiff import ebm, identities, interop, mcmc, paths, rl, score, testing, train, vae, worlds
 from unidiff.core.chain import ReverseChain
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
@@ -40,6 +40,7 @@ __all__ = [
     "TimeGrid",
     "ebm",
     "identities",
+    "interop",
     "mcmc",
     "paths",
     "rl",
