@@ -29,6 +29,7 @@ def bound_costs(nodes: int, variance: float = 0.49) -> Tensor:
 
 def taught(mdp: ScheduleMDP, **options) -> tuple[SchedulePolicy, Tensor]:
     fit = fit_schedule_policy(mdp, SchedulePolicyConfig(**{"rounds": 250, "width": 64} | options))
+    assert fit.kl is not None
     return fit.policy, fit.kl
 
 
@@ -140,7 +141,7 @@ def test_teaching_by_walks_reaches_the_shortest_path_and_the_best_policy(seed) -
     path = fit.policy.path(mdp)
     best = float(shortest(cost, 5).values[-1])
     assert best <= float(mdp.cost(path[None], torch.zeros(1, dtype=torch.long))) <= 1.02 * best
-    assert 0 <= float(fit.kl) < 0.1
+    assert fit.kl is not None and 0 <= float(fit.kl) < 0.1
     assert float(fit.beta) == pytest.approx(0.003 * best, rel=0.03)
     untaught = SchedulePolicy(mdp, 64, seed).path(mdp)
     assert float(mdp.cost(untaught[None], torch.zeros(1, dtype=torch.long))) > 1.3 * best
@@ -167,6 +168,7 @@ def test_a_run_is_its_seed_and_tells_how_far_it_is() -> None:
     two = fit_schedule_policy(mdp, config, steps=(2, 3))
     assert seen == [(k, 5) for k in range(1, 6)]
     assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+    assert one.kl is not None
     assert one.steps.tolist() == [2, 3] and one.beta.shape == one.kl.shape == (1, 2)
 
 

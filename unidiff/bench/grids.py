@@ -65,7 +65,8 @@ class GridsBenchOptions:
         methods: samplers.
         steps: numbers of steps.
         seeds: searches of each.
-        reference: a checkpoint of the core; one is trained if left out.
+        reference: a checkpoint of the core, of a run that saw the first half of each class alone (``core.safetensors`` of an
+            earlier ``out``); it does not say so itself. One is trained if left out.
         minutes: of its training; the recipe's steps if left out.
         nodes: steps between a sampler's candidates; the bound has four times as many.
         walks: of the teacher, and data of the bound, that steps are priced on.

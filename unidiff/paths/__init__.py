@@ -16,6 +16,7 @@ from unidiff.paths.handmade import handmade
 from unidiff.paths.pairs import MultistepDeviation, PairTable
 from unidiff.paths.policy import SchedulePolicy, ScheduleWalk, log_partition, policy_kl
 from unidiff.paths.search import COSTS, Ranking, RankWarning, Search, search, search_path
+from unidiff.paths.walks import SamplerMDP, WalkState
 
 ID = "unidiff/Schedule-v0"
 
@@ -39,12 +40,14 @@ __all__ = [
     "Prices",
     "RankWarning",
     "Ranking",
+    "SamplerMDP",
     "ScheduleEnv",
     "ScheduleMDP",
     "SchedulePolicy",
     "ScheduleState",
     "ScheduleWalk",
     "Search",
+    "WalkState",
     "beam",
     "brute_force",
     "handmade",

@@ -58,10 +58,13 @@ class ScheduleMDP:
         instances: n.
         costs: c ``[n, N + 1, N + 1]`` float64, +inf where no step leads.
         position: what is told of a node, 0 at data to 1 at noise, ``[N + 1]``.
+        tabular: whether rewards are read from ``costs``, so that the best is known.
 
     Raises:
         TypeError, ValueError: naming the argument; no path of K steps has a finite cost.
     """
+
+    tabular = True
 
     def __init__(self, costs: Any, steps: int, *, log_snr: Any = None, features: Any = None) -> None:
         given = _costs(costs)
@@ -95,6 +98,11 @@ class ScheduleMDP:
         """How many numbers an observation has, 2 + F."""
         return 2 + self.features.shape[2]
 
+    @property
+    def reach(self) -> float:
+        """No feature that is observed is larger than this."""
+        return max(1.0, float(self.features.abs().max())) if self.width > 2 else 1.0
+
     def start(self, instance: Tensor, steps: Tensor | None = None) -> ScheduleState:
         """Paths ``[B]`` at node N, of K steps or of as many as ``steps`` ``[B]`` says, in 1 … K."""
         left = torch.full_like(instance, self.steps) if steps is None else steps
@@ -116,6 +124,17 @@ class ScheduleMDP:
         Raises:
             ValueError: a node that is not allowed, with those that are.
         """
+        self.check_action(state, action)
+        reward = -self._paid[state.instance, action, state.node]
+        after = self.after(state, action)
+        return after, reward, after.left == 0
+
+    def after(self, state: ScheduleState, action: Tensor) -> ScheduleState:
+        """Where a step to the nodes ``action`` ``[B]`` leads; they are trusted."""
+        return ScheduleState(action, (state.left - 1).clamp(min=0), state.instance)
+
+    def check_action(self, state: ScheduleState, action: Tensor) -> None:
+        """Refuse nodes ``action`` ``[B]`` that are not in A(j, m). Raises ValueError, with those that are."""
         mask = self.mask(state)
         legal = (action >= 0) & (action <= self.last)
         legal &= mask.gather(1, action.clamp(0, self.last)[:, None])[:, 0]
@@ -127,9 +146,6 @@ class ScheduleMDP:
                 f"action must be an allowed node: from node {int(state.node[row])} with {int(state.left[row])} steps left "
                 f"one of {shown}, got {int(action[row])}"
             )
-        reward = -self._paid[state.instance, action, state.node]
-        after = ScheduleState(action, (state.left - 1).clamp(min=0), state.instance)
-        return after, reward, after.left == 0
 
     def nearest(self, state: ScheduleState, share: Tensor) -> Tensor:
         """The allowed node nearest to a ``share`` ``[B]`` in [0, 1] of the way from the lowest to the highest, ``[B]``."""
@@ -158,7 +174,7 @@ class ScheduleEnv(gymnasium.Env[np.ndarray, Any]):
     ``options={"instance": b}``; else b is drawn evenly.
 
     Args:
-        costs, steps, log_snr, features: as :class:`ScheduleMDP`.
+        costs, steps, log_snr, features: as :class:`ScheduleMDP`; costs may be a process itself, of as many steps.
         action: "discrete", a node; or "beta", for policies on [0, 1]: a share of the way from the lowest allowed node to the
             highest, which leads to the allowed node nearest to it.
 
@@ -173,8 +189,15 @@ class ScheduleEnv(gymnasium.Env[np.ndarray, Any]):
         self, costs: Any, steps: int, log_snr: Any = None, features: Any = None, action: ActionKind = "discrete"
     ) -> None:
         check_name("action", action, get_args(ActionKind))
-        self.mdp = ScheduleMDP(costs, steps, log_snr=log_snr, features=features)
-        reach = max(1.0, float(self.mdp.features.abs().max())) if self.mdp.width > 2 else 1.0
+        if isinstance(costs, ScheduleMDP):
+            if (steps, log_snr, features) != (costs.steps, None, None):
+                raise ValueError(
+                    f"steps must be the {costs.steps} of the process in costs, the rest left out, got {steps}"
+                )
+            self.mdp = costs
+        else:
+            self.mdp = ScheduleMDP(costs, steps, log_snr=log_snr, features=features)
+        reach = self.mdp.reach
         high = np.array([1.0, 1.0] + [reach] * (self.mdp.width - 2), dtype=np.float32)
         low = np.where(np.arange(len(high)) < 2, 0.0, -high).astype(np.float32)
         self.observation_space = spaces.Box(low, high, dtype=np.float32)

@@ -109,7 +109,7 @@ class SchedulePolicy(nn.Module):
         for h in range(steps, 0, -1):
             mask, node = mdp.mask(state), path[:, h - 1]
             ratio = ratio + _ratio(self(mdp.observe(state), mask), mask, node)
-            state = ScheduleState(node, state.left - 1, instance)
+            state = mdp.after(state, node)
         return ScheduleWalk(path, mdp.cost(path, instance), ratio)
 
     @torch.no_grad()
@@ -180,6 +180,8 @@ def policy_kl(policy: SchedulePolicy, mdp: ScheduleMDP, beta: Tensor) -> Tensor:
 
 def _check_beta(mdp: ScheduleMDP, beta: Tensor) -> None:
     check_type("mdp", mdp, ScheduleMDP)
+    if not mdp.tabular:
+        raise ValueError(f"mdp must have a table of costs for its best policy to be known, got {type(mdp).__name__}")
     check_type("beta", beta, Tensor)
     if beta.shape != (mdp.instances, mdp.steps):
         raise ValueError(f"beta must have shape [{mdp.instances}, {mdp.steps}], one each, got {list(beta.shape)}")

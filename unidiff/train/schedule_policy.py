@@ -35,8 +35,9 @@ class SchedulePolicyConfig:
         walks: of a round for every instance and number of steps.
         rate: Adam's; it falls to 0 over the last third.
         width: of the policy's layers.
-        final: the last β, in the least cost seen.
-        clip: the most that A may be off the batch's median, nats: paths that cost far more say no more.
+        final: the last β, in the least cost seen. Walks of a sampler, whose mean counts, want more: 0.1.
+        clip: the most that A may be off the batch's median, nats: paths that cost far more say no more. Walks of a sampler
+            want 50: a clip that bites makes a median of the mean.
         seed: of the parameters and the walks.
 
     Raises:
@@ -69,13 +70,13 @@ class ScheduleFit:
         policy: π.
         steps: the numbers of steps it was taught, ``[S]``.
         beta: β at the end, ``[n, S]``, float64.
-        kl: KL(π ‖ π*) there, nats, ``[n, S]``, float64.
+        kl: KL(π ‖ π*) there, nats, ``[n, S]``, float64; None of a process without a table, whose best is not known.
     """
 
     policy: SchedulePolicy
     steps: Tensor
     beta: Tensor
-    kl: Tensor
+    kl: Tensor | None
 
 
 def fit_schedule_policy(
@@ -112,9 +113,13 @@ def fit_schedule_policy(
     with torch.no_grad():
         cost = policy.walk(mdp, instance, left, generator).cost.view(shape)
     first, least = spread(cost), cost.amin(2)
+    # Where instances are draws of one law their mean cost counts, and nats of one must be nats of another.
+    level: Callable[[Tensor], Tensor] = (
+        (lambda v: v) if mdp.tabular else (lambda v: v.mean(0, keepdim=True).expand_as(v))
+    )
     for k in range(config.rounds):
         done = k / config.rounds
-        beta = cooled(first, least, config.final, done)
+        beta = cooled(level(first), level(least), config.final, done)
         walked = policy.walk(mdp, instance, left, generator)
         cost = walked.cost.view(shape)
         least = torch.minimum(least, cost.amin(2))
@@ -128,7 +133,9 @@ def fit_schedule_policy(
         adam.step()
         if on_round is not None:
             on_round(k + 1, config.rounds)
-    beta = cooled(first, least, config.final, 1.0)
+    beta = cooled(level(first), level(least), config.final, 1.0)
+    if not mdp.tabular:
+        return ScheduleFit(policy, counts, beta, None)
     every = torch.ones(mdp.instances, mdp.steps, dtype=torch.float64)
     every[:, counts - 1] = beta
     return ScheduleFit(policy, counts, beta, policy_kl(policy, mdp, every)[:, counts - 1])
