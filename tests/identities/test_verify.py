@@ -66,7 +66,14 @@ def test_a_quick_run_measures_every_identity(quick) -> None:
     only64 |= {"chains-keep-the-product"}
     # A table of costs is float64's, whatever the core.
     only64 |= {"shortest-path", "euler-width", "euler-optimum", "bound-optimum", "every-path-ties", "step-price"}
-    only64 |= {"step-deviation", "held-guess-bound", "energy-step-price", "descent-walk", "energy-distance"}
+    only64 |= {
+        "step-deviation",
+        "held-guess-bound",
+        "energy-step-price",
+        "descent-walk",
+        "walk-reward",
+        "energy-distance",
+    }
     only64 |= {"tilted-paths", "path-policy-gradient"}
     assert measured in (
         {(n, "float64") for n in names},

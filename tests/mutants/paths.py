@@ -8,6 +8,7 @@ DYNAMIC, ELBO, DEVIATION, PAIRS, BOUND, ENERGY, DESCENT = (
     f"paths/{name}.py" for name in ("dynamic", "elbo", "deviation", "pairs", "girsanov", "energy", "gradient")
 )
 POLICY, TEACHING = "paths/policy.py", "train/schedule_policy.py"
+WALKS = "paths/walks.py"
 TABLES, CHAIN, SAMPLING = "core/tables.py", "core/chain.py", "core/sampling.py"
 
 MUTANTS_PATHS: tuple[Mutant, ...] = (
@@ -64,4 +65,10 @@ MUTANTS_PATHS: tuple[Mutant, ...] = (
     Mutant("tables: a lone step of another method", TABLES, "rows_of(Steps(schedule, s, t), method)", 'rows_of(Steps(schedule, s, t), "ddim")'),
     Mutant("chain: other steps with this grid's table", CHAIN, "there.table, there._beside = ChainTable(step.on_xt, step.on_x0, step.log_var, log_prior), {}", "there._beside = {}"),
     Mutant("trajectory: a state that goes on changing", SAMPLING, "states.append(now.clone())", "states.append(now)"),
+    # -- walks where no table is
+    Mutant("path walks: the step from the wrong node", WALKS, "c[action, state.node]", "c[action, (state.node - 1).clamp(min=0)]"),
+    Mutant("path walks: x̂_0 of the node left", WALKS, "return self._arrived(action, (state.left - 1)", "return self._arrived(state.node, (state.left - 1)"),
+    Mutant("path walks: paid again after the end", WALKS, "now = (ended & (state.left > 0))", "now = (ended & (state.left >= 0))"),
+    Mutant("path walks: a sum over D", WALKS, ".double().square().mean(1).cpu()", ".double().square().sum(1).cpu()"),
+    Mutant("path walks: worth for cost", WALKS, "return after, -paid, ended", "return after, paid, ended"),
 )  # fmt: skip

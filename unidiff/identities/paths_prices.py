@@ -18,7 +18,7 @@ from unidiff.identities.case import Case, sampled, smooth
 from unidiff.identities.laws import Algebraic, Sides
 from unidiff.identities.paths import has_ends, heard
 from unidiff.identities.registry import register
-from unidiff.paths import Deviation, Draws, EnergyCost, KLBound, MultistepDeviation
+from unidiff.paths import Deviation, Draws, EnergyCost, KLBound, MultistepDeviation, SamplerMDP
 from unidiff.paths.gradient import energy_distance, walked
 
 NODES, ROWS = 4, 12
@@ -218,6 +218,34 @@ class DescentWalk(Priced):
             yield Sides(path[-1].flatten(1), x.flatten(1), kappa)
             one = Sampler(case.core, TimeGrid([float(grid.times[-2]), 1.0]), method)(x)  # pyright: ignore
             yield Sides(path[-2].flatten(1), one.flatten(1), kappa)
+
+
+@register
+class WalkReward(Priced):
+    """What a walk of the decision process is paid is how far the sampler on its grid ends from the teacher, and once.
+
+    κ: the sum of both squares' terms, once a step.
+    """
+
+    name = "walk-reward"
+    statement = r"-\sum_h r_h = \|\Phi_{\lambda}(x_T)-x_0^*\|^2/D"
+    source = "Ye et al. 2024 (TPDM), section 3"
+
+    def sides(self, case: Case) -> Iterable[Sides]:
+        grid = heard(case, NODES)
+        x = case.core.prior(ROWS, case.generator("walk-reward"), case.x0)
+        ends = case.x0[:ROWS]
+        path = torch.tensor([0, 1, NODES // 2, NODES])
+        for method in ("ddim", "euler"):
+            mdp = SamplerMDP(case.core, grid, 3, x, ends, method=method)
+            state, paid = mdp.start(torch.arange(len(x))), torch.zeros(len(x), dtype=torch.float64)
+            for node in (NODES // 2, 1, 0, 0):
+                state, reward, _ = mdp.step(state, torch.full((len(x),), node))
+                paid = paid - reward
+            end = Sampler(case.core, TimeGrid(grid.times[path]), method)(x)
+            known = (end - ends).flatten(1).square().mean(1)
+            size = torch.maximum(x.flatten(1).square().mean(1), known) + ends.flatten(1).square().mean(1)
+            yield Sides(paid.to(known), known, NODES * (1 + size))
 
 
 @register
