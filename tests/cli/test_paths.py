@@ -30,7 +30,9 @@ def test_a_search_leaves_what_the_other_commands_take(tmp_path, capsys) -> None:
         rows = told["steps"][steps]
         assert list(rows)[:2] == ["searched", "descended"] and "Karras" in rows
         assert all(rows["searched"]["cost"] <= row["cost"] + 1e-12 for row in rows.values())
-        assert all(len(row["times"]) == int(steps) + 1 and row["distance"] > 0 for row in rows.values())
+        assert all(
+            len(row["times"]) == int(steps) + 1 and row["wasserstein2"] > row["distance"] > 0 for row in rows.values()
+        )
     assert image.imread(folder / "paths.png").shape[2] in (3, 4)
     grid = folder / "dpm++2m-3.json"
     assert ud.TimeGrid.load(grid, ud.Schedule.cosine()).times.tolist() == told["steps"]["3"]["descended"]["times"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from typing import get_args, get_type_hints
@@ -96,6 +97,24 @@ def test_a_loss_that_explodes_stops_the_run() -> None:
     trainer = Trainer.start(dataclasses.replace(SMALL, lr=1e30, warmup=0, steps=50), moons())
     with pytest.raises(FloatingPointError, match="loss"):
         trainer.fit()
+
+
+def test_wasserstein_2_is_that_of_the_best_of_all_pairings() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    best = min(float((x - y[list(p)]).square().sum(1).mean()) for p in itertools.permutations(range(6)))
+    assert metrics.wasserstein2(x, y) == pytest.approx(best**0.5, rel=1e-12)
+    assert metrics.wasserstein2(x, y.flip(0)) == pytest.approx(best**0.5, rel=1e-12)
+    shift = torch.tensor([3.0, 0.0, -4.0], dtype=torch.float64)
+    assert metrics.wasserstein2(x, x.flip(0) + shift) == pytest.approx(5.0, rel=1e-12)
+    # Of more points than are used the first count.
+    assert metrics.wasserstein2(torch.cat([x, x + 9]), y, most=6) == pytest.approx(best**0.5, rel=1e-12)
+    with pytest.raises(ValueError, match="most must be an integer of at least 1, got 0"):
+        metrics.wasserstein2(x, y, most=0)
+    with pytest.raises(ValueError, match="one event shape"):
+        metrics.wasserstein2(x, y[:, :2])
+    with pytest.raises(ValueError, match="x"):
+        metrics.wasserstein2(x * torch.nan, y)
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_mean_projection() -> None:
