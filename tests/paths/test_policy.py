@@ -132,6 +132,31 @@ def test_beta_falls_from_the_spread_to_a_part_of_the_least() -> None:
     assert float(spread(torch.zeros(1, 1, 3))) == 1.0
 
 
+def test_a_run_hands_on_its_clip_its_least_cost_and_a_rate_that_falls(monkeypatch) -> None:
+    """The last β is of the least cost of all rounds, not of the first draws; Adam's rate is 0 after the last third."""
+    seen: list[tuple[float, Tensor]] = []
+
+    def watched(cost: Tensor, log_ratio: Tensor, beta: Tensor, clip: float = math.inf) -> Tensor:
+        seen.append((clip, cost.detach()))
+        return surrogate(cost, log_ratio, beta, clip)
+
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr("unidiff.train.schedule_policy.surrogate", watched)
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+    )
+    cost = bound_costs(24)
+    config = SchedulePolicyConfig(rounds=30, walks=4, width=16, clip=2.5, rate=1e-2, final=0.01)
+    fit = fit_schedule_policy(ScheduleMDP(cost, 4), config)
+    assert {clip for clip, _ in seen} == {2.5}
+    least = min(float(paid.min()) for _, paid in seen)
+    assert least < 0.95 * float(seen[0][1].min())
+    assert float(fit.beta) == pytest.approx(0.01 * least, rel=1e-9)
+    assert rates[:20] == [1e-2] * 20
+    assert rates[20:] == pytest.approx([1e-2 * (1 - k / 10) for k in range(10)])
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_teaching_by_walks_reaches_the_shortest_path_and_the_best_policy(seed) -> None:
     """Item 61's value within 2%; KL to the best policy at the last β within 0.1 nats."""

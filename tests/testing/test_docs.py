@@ -34,7 +34,7 @@ def quick():
 def run(pytester: pytest.Pytester, scheduler: str) -> pytest.RunResult:
     pytester.makepyfile(my_scheduler=scheduler, test_my_scheduler=TEST)
     pytester.syspathinsert()
-    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-q")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", "-q")
 
 
 def test_ten_lines_they_are() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 # Runs in this process leave it the modules that it had: what cannot be imported twice must be there before the first.
 importlib.import_module("unidiff")
-PLUGIN = ("-p", "_unidiff_pytest", "-p", "no:cacheprovider", "-p", "no:xdist")
+PLUGIN = ("-p", "_unidiff_pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark")
 DRAWS = """
     import pytest, torch
 

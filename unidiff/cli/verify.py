@@ -28,7 +28,7 @@ class VerifyOptions:
         device: where to compute: cpu, cuda or cuda:N.
         seed: of every random draw.
         checkpoint: verify the network in this checkpoint instead of the standard suite.
-        quick: fewer worlds and schedules, no training; half a minute.
+        quick: fewer worlds and schedules, no training; a minute or two.
         workers: processes on the CPU; 0 takes one for each core, up to 4.
         out: folder of the report; report/ if left out, and with --json none unless it is named.
         json: print one JSON document instead of the table.
