@@ -69,6 +69,6 @@ MUTANTS_PATHS: tuple[Mutant, ...] = (
     Mutant("path walks: the step from the wrong node", WALKS, "c[action, state.node]", "c[action, (state.node - 1).clamp(min=0)]"),
     Mutant("path walks: x̂_0 of the node left", WALKS, "return self._arrived(action, (state.left - 1)", "return self._arrived(state.node, (state.left - 1)"),
     Mutant("path walks: paid again after the end", WALKS, "now = (ended & (state.left > 0))", "now = (ended & (state.left >= 0))"),
-    Mutant("path walks: a sum over D", WALKS, ".double().square().mean(1).cpu()", ".double().square().sum(1).cpu()"),
+    Mutant("path walks: a sum over D", WALKS, ".square().mean(1).cpu()", ".square().sum(1).cpu()"),
     Mutant("path walks: worth for cost", WALKS, "return after, -paid, ended", "return after, paid, ended"),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 import unidiff as ud
 from unidiff.paths import ScheduleMDP, SchedulePolicy, log_partition, policy_kl, shortest
 from unidiff.train import SchedulePolicyConfig, fit_schedule_policy
-from unidiff.train.schedule_policy import cooled, spread, surrogate
+from unidiff.train.schedule_policy import cooled, first_beta, spread, surrogate
 
 
 def table(last: int, seed: int = 0) -> Tensor:
@@ -129,7 +129,10 @@ def test_beta_falls_from_the_spread_to_a_part_of_the_least() -> None:
     assert float(cooled(first, least, 0.01, 1.0)) == pytest.approx(0.02)
     assert float(cooled(first, least, 0.01, 0.5)) == pytest.approx(0.2)
     assert float(cooled(first, 0 * least, 0.01, 1.0)) == pytest.approx(2e-6)
-    assert float(spread(torch.zeros(1, 1, 3))) == 1.0
+    zero, some = torch.zeros(1, 1), torch.full((1, 1), 0.2)
+    assert [float(first_beta(*pair)) for pair in ((some, zero), (zero, some), (zero, zero))] == pytest.approx(
+        [0.2, 0.2, 1]
+    )
 
 
 def test_a_run_hands_on_its_clip_its_least_cost_and_a_rate_that_falls(monkeypatch) -> None:

@@ -155,6 +155,23 @@ def test_a_policy_that_sees_the_walk_beats_every_fixed_grid_on_walks_it_never_sa
     assert float(own.cost.mean()) > float(fixed.min(0).values.mean())
 
 
+def test_the_teacher_ends_where_the_walks_do_and_whole_numbers_are_compared_as_numbers() -> None:
+    x, path = starts(8, dtype=torch.float64), torch.tensor([range(41)]).expand(8, -1)
+    many = SamplerMDP(core(torch.float64), ud.TimeGrid.uniform_log_snr(40, SCHEDULE, 0.1), 40, x)
+    few = torch.tensor([[0, 20, 40]]).expand(8, -1)
+    # More steps come to the teacher's end: that of t = 0 would be 0.01 away from all.
+    assert float(many.cost(path, torch.arange(8)).mean()) < 2e-3 < float(many.cost(few, torch.arange(8)).mean())
+    own = SamplerMDP(core(), TIMES, 3, starts(4), features=lambda v: ((v + 4) * 30).clamp(0, 255).to(torch.uint8))
+    wide = SamplerMDP(core(), TIMES, 3, starts(4), features=lambda v: ((v + 4) * 30).clamp(0, 255).floor())
+    some = torch.tensor([[0, 3, 6, LAST]]).expand(4, -1)
+    assert torch.equal(own.cost(some, torch.arange(4)), wide.cost(some, torch.arange(4)))
+    kept = starts(4)
+    mdp = SamplerMDP(core(), TIMES, 3, kept)
+    before = mdp.cost(some, torch.arange(4))
+    kept.zero_()
+    assert torch.equal(mdp.cost(some, torch.arange(4)), before)
+
+
 def test_what_cannot_be_is_refused() -> None:
     good = core()
     with pytest.raises(ValueError, match="ends must be 3, one a start, got 2"):
@@ -165,16 +182,35 @@ def test_what_cannot_be_is_refused() -> None:
         SamplerMDP(good, TIMES, 3, starts(3), method="heun")  # pyright: ignore
     with pytest.raises(ValueError, match="steps must be at most the 10"):
         SamplerMDP(good, TIMES, 11, starts(3))
-    with pytest.raises(ValueError, match=r"see must give rows of numbers, \[2, F\], got shape \[2\]"):
+    with pytest.raises(ValueError, match=r"see must give rows of real numbers, \[2, F\], got shape \[2\]"):
         SamplerMDP(good, TIMES, 3, starts(3), see=lambda x, x0: x[:, 0])
     with pytest.raises(ValueError, match="what see returns must be finite"):
         SamplerMDP(good, TIMES, 3, starts(3), see=lambda x, x0: x * torch.nan)
+    with pytest.raises(ValueError, match="what see returns must be finite"):
+        SamplerMDP(good, TIMES, 3, starts(3), see=lambda x, x0: x.double() * 1e60)
+    with pytest.raises(TypeError, match="features must be a function, got 3"):
+        SamplerMDP(good, TIMES, 3, starts(3), features=3)  # pyright: ignore
+    with pytest.raises(ValueError, match="features must be finite on ends"):
+        SamplerMDP(good, TIMES, 3, starts(3), features=lambda x: x * torch.nan)
+    for shape in (lambda x: x.sum(1), lambda x: x[:, :0], lambda x: x.mean(0, keepdim=True)):
+        with pytest.raises(ValueError, match=r"features must give rows of real numbers, \[3, F\]"):
+            SamplerMDP(good, TIMES, 3, starts(3), features=shape)
+    with pytest.raises(ValueError, match="starts must be float32 or wider"):
+        SamplerMDP(good, TIMES, 3, starts(3).bfloat16(), starts(3))
     mdp = SamplerMDP(good, TIMES, 3, starts(3))
+    policy = SchedulePolicy(mdp, 8)
+    with pytest.raises(ValueError, match="mdp must tell 2 features, as that of the policy, got one that tells 4"):
+        policy.walk(SamplerMDP(good, TIMES, 3, starts(3), see=sighted), torch.arange(3))
+    with pytest.raises(ValueError, match="mdp must have the 11 positions"):
+        policy.walk(SamplerMDP(good, ud.TimeGrid(TIMES.times**1.3), 3, starts(3)), torch.arange(3))
     for known in (log_partition, lambda m, b: policy_kl(SchedulePolicy(m, 8), m, b)):
         with pytest.raises(ValueError, match="mdp must have a table of costs"):
             known(mdp, torch.ones(3, 3))
     with pytest.raises(ValueError, match="action must be an allowed node"):
         mdp.step(mdp.start(torch.arange(3)), torch.tensor([0, 5, 5]))
-    lost = SamplerMDP(good, TIMES, 3, starts(3), features=lambda x: x / (x[:, :1] > 1e9))
+    with pytest.raises(ValueError, match="instance must lie in 0 … 2, got"):
+        mdp.start(torch.tensor([-1]))
+    far = starts(3) + 1e3  # ends that a walk never comes near, where φ is finite
+    lost = SamplerMDP(good, TIMES, 3, starts(3), far, features=lambda x: (x - 500.0).clamp(min=0).reciprocal())
     with pytest.raises(FloatingPointError, match="walks must end in finite values, got 3 of 3"):
         lost.cost(torch.tensor([[0, 2, 5, 10]]).expand(3, -1), torch.arange(3))

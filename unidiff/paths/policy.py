@@ -57,6 +57,7 @@ class SchedulePolicy(nn.Module):
         check_count("width", width)
         # Half a wave for every second node: neighbours can be told apart, and what is near starts alike.
         self.register_buffer("position", mdp.position.float())
+        self.width = mdp.width
         self.register_buffer("omega", math.pi * torch.arange(1.0, mdp.last // 2 + 2))
         waves = 2 * len(self.omega) + 1
         with torch.random.fork_rng(devices=[]):
@@ -74,6 +75,14 @@ class SchedulePolicy(nn.Module):
         logits = asked @ self.key(self._waves(self.position)).T / math.sqrt(asked.shape[1])
         return logits.masked_fill(~mask, -math.inf).log_softmax(1)
 
+    def _check_made_for(self, mdp: ScheduleMDP) -> None:
+        if not torch.equal(mdp.position.to(self.position), self.position):
+            raise ValueError(f"mdp must have the {len(self.position)} positions that the policy was made for")
+        if mdp.width != self.width:
+            raise ValueError(
+                f"mdp must tell {self.width - 2} features, as that of the policy, got one that tells {mdp.width - 2}"
+            )
+
     def _waves(self, position: Tensor) -> Tensor:
         phase = position[:, None] * self.omega
         return torch.cat([position[:, None], phase.sin(), phase.cos()], 1)
@@ -87,7 +96,12 @@ class SchedulePolicy(nn.Module):
         *,
         greedy: bool = False,
     ) -> ScheduleWalk:
-        """Paths of ``instance`` ``[B]``, of ``steps`` ``[B]`` steps or K: drawn, or the likeliest node at every step."""
+        """Paths of ``instance`` ``[B]``, of ``steps`` ``[B]`` steps or K: drawn, or the likeliest node at every step.
+
+        Raises:
+            ValueError: a process of other positions, or that tells of another number of features.
+        """
+        self._check_made_for(mdp)
         state, paid = mdp.start(instance, steps), torch.zeros(len(instance), dtype=torch.float64)
         nodes, ratio = [state.node], torch.zeros(len(instance), dtype=torch.float64)
         for _ in range(mdp.steps):
@@ -119,8 +133,7 @@ class SchedulePolicy(nn.Module):
         Raises:
             ValueError: a number of steps, or an instance, that the process does not have.
         """
-        if not torch.equal(mdp.position.to(self.position), self.position):
-            raise ValueError(f"mdp must have the {len(self.position)} positions that the policy was made for")
+        self._check_made_for(mdp)
         steps = mdp.steps if steps is None else check_count("steps", steps)
         if steps > mdp.steps or check_count("instance", instance, 0) >= mdp.instances:
             raise ValueError(

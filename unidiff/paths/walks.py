@@ -9,6 +9,7 @@ An instance is a start x_T. They are draws of one law, whose mean end is what co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,6 +25,7 @@ from unidiff.core.tables import default_grid, leaps
 from unidiff.paths.env import ScheduleMDP, ScheduleState
 
 Walked = Literal["ddim", "euler"]
+TEACHER_STEPS = 64
 Seen = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -48,7 +50,7 @@ class SamplerMDP(ScheduleMDP):
         times: the nodes t_0 … t_N to choose from.
         steps: K, the most that a walk has.
         starts: x_T, ``[n, *E]``; draw them by :meth:`unidiff.Diffusion.prior`.
-        ends: x_0* ``[n, *E]``; if left out, where ``dpm++2m`` in 64 steps ends from the same starts.
+        ends: x_0* ``[n, *E]`` at t_0; if left out, where ``dpm++2m`` in 64 steps down to t_0 ends from the same starts.
         method: "ddim" or "euler", whose steps stand alone.
         see: ``(x [B, *E], x0 [B, *E]) -> [B, F]``, what the policy sees of a walk, finite; the root mean squares of x and
             x̂_0 if left out.
@@ -78,11 +80,21 @@ class SamplerMDP(ScheduleMDP):
         check_name("method", method, get_args(Walked))
         check_state("starts", starts, core.event_shape)
         check_count("number of starts", len(starts))
-        check_finite("starts", starts)
+        if starts.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"starts must be float32 or wider (the state is never half precision), got {starts.dtype}")
+        core.check_arguments("starts", starts, None, 1.0)
+        for name, given in (("see", see), ("features", features)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name} must be a function, got {given!r}")
         size = len(times)
-        levels = core.schedule.log_snr(times.times).detach().clamp(-40.0, 40.0)
+        levels = core.schedule.log_snr(times.times).detach()
+        # An end at infinity is told as one more step beside its neighbour.
+        if not math.isfinite(float(levels[0])):
+            levels[0] = levels[1] + 1.0
+        if not math.isfinite(float(levels[-1])):
+            levels[-1] = levels[-2] - 1.0
         super().__init__(torch.zeros(size, size), check_count("steps", steps), log_snr=levels)
-        self.core, self.times, self.starts = core, times, starts.detach()
+        self.core, self.times, self.starts = core, times, starts.detach().clone()
         self.instances = len(starts)
         self.see: Seen = _widths if see is None else see
         self.read = features if features is not None else (lambda x: x)
@@ -97,13 +109,15 @@ class SamplerMDP(ScheduleMDP):
                 f"method {method!r} must have finite steps between times, got {times.times[0]:g} as the first"
             )
         if ends is None:
-            ends = Sampler(core, default_grid(core.schedule, 64, "dpm++2m"), "dpm++2m")(self.starts)
+            ends = Sampler(core, _fine(core, times), "dpm++2m")(self.starts)
         check_state("ends", ends, core.event_shape)
         if len(ends) != len(starts):
             raise ValueError(f"ends must be {len(starts)}, one a start, got {len(ends)}")
-        with torch.no_grad():
-            self.ends = self.read(check_finite("ends", ends.detach()).to(self.starts)).flatten(1)
-            self._seen = self._look(self.start(torch.arange(min(2, len(starts))))).shape[1]
+        check_finite("ends", ends)
+        self.ends = self._described(ends.to(self.starts).clone())
+        if not bool(torch.isfinite(self.ends).all()):
+            raise ValueError("features must be finite on ends, got values that are not")
+        self._seen = self._look(self.start(torch.arange(min(2, len(starts))))).shape[1]
 
     @property
     def width(self) -> int:
@@ -118,6 +132,8 @@ class SamplerMDP(ScheduleMDP):
     def start(self, instance: Tensor, steps: Tensor | None = None) -> WalkState:
         """Walks ``[B]`` at their starts, of K steps or of as many as ``steps`` ``[B]`` says, in 1 … K."""
         at = super().start(instance, steps)
+        if len(instance) and not 0 <= int(instance.min()) <= int(instance.max()) < self.instances:
+            raise ValueError(f"instance must lie in 0 … {self.instances - 1}, got {instance.tolist()[:8]}")
         return self._arrived(at.node, at.left, instance, self.starts[instance.to(self.starts.device)])
 
     def observe(self, state: ScheduleState) -> Tensor:
@@ -171,19 +187,38 @@ class SamplerMDP(ScheduleMDP):
 
     @torch.no_grad()
     def _apart(self, x: Tensor, instance: Tensor) -> Tensor:
-        found = (self.read(x).flatten(1) - self.ends[instance.to(self.ends.device)]).double().square().mean(1).cpu()
+        found = (self._described(x) - self.ends[instance.to(self.ends.device)]).square().mean(1).cpu()
         if not bool(torch.isfinite(found).all()):
             bad = int((~torch.isfinite(found)).sum())
             raise FloatingPointError(f"walks must end in finite values, got {bad} of {len(found)} that do not")
         return found
 
     @torch.no_grad()
+    def _described(self, x: Tensor) -> Tensor:
+        """φ ``[B, F]``, float64."""
+        found = self.read(x)
+        check_type("what features returns", found, Tensor)
+        if found.ndim < 2 or len(found) != len(x) or not found.numel() or found.is_complex():
+            raise ValueError(
+                f"features must give rows of real numbers, [{len(x)}, F], got shape {list(found.shape)} of {found.dtype}"
+            )
+        return found.flatten(1).to(torch.float64)
+
+    @torch.no_grad()
     def _look(self, state: WalkState) -> Tensor:
         seen = self.see(state.x, state.x0)
         check_type("what see returns", seen, Tensor)
-        if seen.ndim != 2 or len(seen) != len(state.x):
-            raise ValueError(f"see must give rows of numbers, [{len(state.x)}, F], got shape {list(seen.shape)}")
-        return check_finite("what see returns", seen.detach()).to("cpu", torch.float32)
+        if seen.ndim != 2 or len(seen) != len(state.x) or seen.is_complex():
+            raise ValueError(f"see must give rows of real numbers, [{len(state.x)}, F], got shape {list(seen.shape)}")
+        return check_finite("what see returns", seen.to("cpu", torch.float32))
+
+
+def _fine(core: Diffusion, times: TimeGrid) -> TimeGrid:
+    """The teacher's grid, down to where the walks end."""
+    first = float(times.times[0])
+    if first == 0:
+        return default_grid(core.schedule, TEACHER_STEPS, "dpm++2m")
+    return TimeGrid.uniform_log_snr(TEACHER_STEPS, core.schedule, first)
 
 
 def _widths(x: Tensor, x0: Tensor) -> Tensor:

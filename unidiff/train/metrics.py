@@ -68,7 +68,7 @@ def wasserstein2(x: Tensor, y: Tensor, most: int = 1000) -> float:
     a, b = _flat("x", x), _flat("y", y)
     _check_same(a, b)
     n = min(len(a), len(b), check_count("most", most))
-    apart = torch.cdist(a[:n], b[:n]).square().numpy()
+    apart = torch.cdist(a[:n], b[:n], compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
     return math.sqrt(apart[linear_sum_assignment(apart)].mean())
 
 

@@ -112,14 +112,14 @@ def fit_schedule_policy(
 
     with torch.no_grad():
         cost = policy.walk(mdp, instance, left, generator).cost.view(shape)
-    first, least = spread(cost), cost.amin(2)
     # Where instances are draws of one law their mean cost counts, and nats of one must be nats of another.
     level: Callable[[Tensor], Tensor] = (
         (lambda v: v) if mdp.tabular else (lambda v: v.mean(0, keepdim=True).expand_as(v))
     )
+    first, least = first_beta(level(spread(cost)), level(cost.abs().amax(2))), cost.amin(2)
     for k in range(config.rounds):
         done = k / config.rounds
-        beta = cooled(level(first), level(least), config.final, done)
+        beta = cooled(first, level(least), config.final, done)
         walked = policy.walk(mdp, instance, left, generator)
         cost = walked.cost.view(shape)
         least = torch.minimum(least, cost.amin(2))
@@ -133,7 +133,7 @@ def fit_schedule_policy(
         adam.step()
         if on_round is not None:
             on_round(k + 1, config.rounds)
-    beta = cooled(level(first), level(least), config.final, 1.0)
+    beta = cooled(first, level(least), config.final, 1.0)
     if not mdp.tabular:
         return ScheduleFit(policy, counts, beta, None)
     every = torch.ones(mdp.instances, mdp.steps, dtype=torch.float64)
@@ -156,9 +156,13 @@ def _counts(mdp: ScheduleMDP, steps: Sequence[int] | None) -> Tensor:
 
 
 def spread(cost: Tensor) -> Tensor:
-    """What the first β is, of costs ``[n, S, B]`` under the reference: their median above the least, ``[n, S]``."""
-    found = cost.median(2).values - cost.amin(2)
-    return torch.where(found > 0, found, cost.abs().amax(2).clamp(min=1.0))
+    """The median above the least of costs ``[n, S, B]`` under the reference, ``[n, S]``."""
+    return cost.quantile(0.5, 2) - cost.amin(2)
+
+
+def first_beta(spread: Tensor, largest: Tensor) -> Tensor:
+    """The spread of costs; where there is none, the ``largest`` of them, and 1 where that is 0 too."""
+    return torch.where(spread > 0, spread, torch.where(largest > 0, largest, 1.0))
 
 
 def cooled(first: Tensor, least: Tensor, final: float, done: float) -> Tensor:
