@@ -58,6 +58,8 @@ def test_a_greedy_path_takes_the_likeliest_node_each_time() -> None:
         state, _, _ = mdp.step(state, node)
     assert policy.path(mdp).tolist() == nodes[::-1]
     assert len(policy.path(mdp, 2)) == 3
+    # Positions are observed in float32: a policy in float64 is still of its process.
+    assert policy.double().path(mdp).tolist() == nodes[::-1]
 
 
 def test_the_best_policys_worth_runs_from_the_references_mean_to_the_shortest_path() -> None:

@@ -76,7 +76,7 @@ class SchedulePolicy(nn.Module):
         return logits.masked_fill(~mask, -math.inf).log_softmax(1)
 
     def _check_made_for(self, mdp: ScheduleMDP) -> None:
-        if not torch.equal(mdp.position.to(self.position), self.position):
+        if not torch.equal(mdp.position.float().to(self.position.device), self.position.float()):
             raise ValueError(f"mdp must have the {len(self.position)} positions that the policy was made for")
         if mdp.width != self.width:
             raise ValueError(
