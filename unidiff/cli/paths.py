@@ -219,11 +219,7 @@ def _distances(
     )
     x = sample(core, options.draws, method=method, grid=grid, condition=told, generator=generator, dtype=data.dtype)
     lines = metrics.directions(data[0].numel(), 256, torch.Generator().manual_seed(0))
-    near = data[: options.draws]
-    return {
-        "distance": metrics.sliced_wasserstein(x, data, lines),
-        "wasserstein2": metrics.wasserstein2(x, near),
-    }
+    return {"distance": metrics.sliced_wasserstein(x, data, lines), "wasserstein2": metrics.wasserstein2(x, data)}
 
 
 def show(document: dict[str, Any], console: Console) -> None:

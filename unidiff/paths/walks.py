@@ -134,7 +134,11 @@ class SamplerMDP(ScheduleMDP):
         at = super().start(instance, steps)
         if len(instance) and not 0 <= int(instance.min()) <= int(instance.max()) < self.instances:
             raise ValueError(f"instance must lie in 0 … {self.instances - 1}, got {instance.tolist()[:8]}")
-        return self._arrived(at.node, at.left, instance, self.starts[instance.to(self.starts.device)])
+        # The network is asked once a start, however many walks begin there.
+        alone, which = instance.unique(return_inverse=True)
+        begun, which = super().start(alone), which.to(self.starts.device)
+        once = self._arrived(begun.node, begun.left, alone, self.starts[alone.to(self.starts.device)])
+        return WalkState(at.node, at.left, instance, once.x[which], once.x0[which])
 
     def observe(self, state: ScheduleState) -> Tensor:
         """(position of j, m/K, what is seen of the walk), float32 ``[B, 2 + F]``."""
