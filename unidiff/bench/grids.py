@@ -93,7 +93,7 @@ class GridsBenchOptions:
     walks: int = 256
     samples: int = 5000
     goal: Goal = "features"
-    passes: int = 400
+    passes: int = 350
     device: str | None = None
     seed: int = 0
     out: Path = Path("grids-bench")

@@ -297,7 +297,7 @@ def table(options: ImagesBenchOptions, bench: Bench, rows: dict[str, Row]) -> Ta
     shown = Table(
         title=f"{options.data} in few steps, {bench.network}; {machine.named(bench.device)}, torch {torch.__version__}",
         caption=f"training: {told}; held-out accuracy of the classifier {bench.accuracy:.1%}; two halves of the data held "
-        f"out are {bench.noise:.2f} apart",
+        f"out are {bench.noise:.3g} apart",
     )
     shown.add_column("method, steps")
     names = ("grid", "Fréchet, held out", "to trained on", "precision", "recall", "copies", "training s", "drawing s")
@@ -306,7 +306,7 @@ def table(options: ImagesBenchOptions, bench: Bench, rows: dict[str, Row]) -> Ta
     for name, row in rows.items():
         steps = f", {row.steps}" if name.startswith("teacher") else ""
         shown.add_row(
-            name + steps, row.grid, f"{row.held_out:.2f}", f"{row.seen:.2f}", f"{row.precision:.3f}", f"{row.recall:.3f}",
+            name + steps, row.grid, f"{row.held_out:.3g}", f"{row.seen:.3g}", f"{row.precision:.3f}", f"{row.recall:.3f}",
             f"{row.copies:.1%}", f"{row.trained:.0f}", f"{row.drawn:.2f}",
         )  # fmt: skip
     return shown
