@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         report = verify(
             view=options.view or None, only=options.only or None, dtype=options.dtype, device=options.device,
             seed=options.seed, quick=options.quick, checkpoint=options.checkpoint,
-            workers=_workers() if options.workers == 0 else options.workers, on_check=on_check, on_step=bars.on_step,
+            workers=cores() if options.workers == 0 else options.workers, on_check=on_check, on_step=bars.on_step,
         )  # fmt: skip
     page = None if folder is None else write_html(report, folder, formulas)
     if options.json:
@@ -84,6 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     return report.exit_status
 
 
-def _workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores)
+def cores() -> int:
+    """As many workers as this process may use cores, up to 4."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, there)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Law = Literal["algebraic", "quadrature", "monte_carlo", "order", "bound"]
-Verdict = Literal["pass", "fail", "inconclusive", "gap"]
+Verdict = Literal["pass", "fail", "inconclusive", "gap", "convention"]
 
 _COLUMNS = (
     "identity", "views", "world", "schedule", "dtype", "device", "law", "residual", "tolerance", "verdict"
@@ -24,9 +24,11 @@ class Check:
         world, schedule, dtype, device: of the subject.
         law: which of the five tolerance laws judged it.
         residual, tolerance: in the law's unit; ``pass`` means residual ≤ tolerance.
-        verdict: ``gap`` is the figure of an identity that holds for the exact denoiser alone, on a network.
+        verdict: ``gap`` is the figure of an identity that holds for the exact denoiser alone, on a network; ``convention`` a
+            departure that a foreign target's documents state.
         power: for the algebraic law and Monte Carlo, the smallest relative violation that would have been caught.
         detail: a sentence for the reader.
+        target: whose code was measured, where it is not this package's.
     """
 
     identity: str
@@ -42,6 +44,7 @@ class Check:
     statement: str = ""
     power: float | None = None
     detail: str = ""
+    target: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON row; a residual that is no finite number becomes null (JSON has no NaN)."""
@@ -49,7 +52,7 @@ class Check:
         row["views"] = list(self.views)
         for name in ("residual", "tolerance"):
             row[name] = row[name] if math.isfinite(row[name]) else None
-        return row
+        return row | {"target": self.target, "detail": self.detail} if self.target else row
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Report:
             "fail": verdicts["fail"],
             "inconclusive": verdicts["inconclusive"],
             "gaps": verdicts["gap"],
+            **({"conventions": verdicts["convention"]} if any(c.target for c in self.checks) else {}),
             "seconds": round(self.seconds, 3),
         }
 

@@ -11,12 +11,14 @@ from typing import Any
 EXTRA = "interop"
 
 
-def library(name: str, tested: tuple[str, str]) -> Any:
-    """The module ``name`` of the distribution of that name.
+def library(name: str, tested: tuple[str, str], distribution: str = "", extra: str = EXTRA) -> Any:
+    """The module ``name``.
 
     Args:
         name: of the library.
         tested: the first version that the adapter was tested with, and the first beyond those.
+        distribution: that brings it, if it has another name.
+        extra: of unidiff's, that brings it.
 
     Raises:
         ImportError: it, or something that it needs, is not installed; says which extra brings it.
@@ -29,9 +31,9 @@ def library(name: str, tested: tuple[str, str]) -> Any:
     except ModuleNotFoundError as error:
         what = "which is not installed" if error.name == name else f"which lacks {error.name}"
         raise ImportError(
-            f"unidiff.interop.{name} needs {name}, {what}: pip install 'unidiff[{EXTRA}]'", name=error.name
+            f"unidiff.interop.{name} needs {name}, {what}: pip install 'unidiff[{extra}]'", name=error.name
         ) from error
-    version = metadata.version(name)
+    version = metadata.version(distribution or name)
     first, beyond = tested
     if not _release(first) <= _release(version) < _release(beyond):
         warnings.warn(

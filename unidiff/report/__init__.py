@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unidiff.report.budget import budget
+from unidiff.report.conformance import print_conformance, write_conformance
 from unidiff.report.curves import curves
 from unidiff.report.html import write_html
 from unidiff.report.images import save_grid, save_samples, save_scatter
@@ -19,11 +20,13 @@ __all__ = [
     "budget",
     "by_view",
     "curves",
+    "print_conformance",
     "print_report",
     "rows",
     "save_grid",
     "save_samples",
     "save_scatter",
     "weightings",
+    "write_conformance",
     "write_html",
 ]

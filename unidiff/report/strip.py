@@ -24,7 +24,7 @@ def strip(checks: Sequence[Check]) -> str:
     parts = [
         f'<path class="axis" d="M0 {_HEIGHT / 2:g}H{_WIDTH:g}"/><path class="limit" d="M{line:g} 1V{_HEIGHT - 1:g}"/>'
     ]
-    for verdict in ("pass", "inconclusive", "fail"):
+    for verdict in ("pass", "convention", "inconclusive", "fail"):
         mine = [check for check in judged if check.verdict == verdict]
         # Golden-ratio heights: spread out evenly however many there are, and the same in every run.
         dots = "".join(f"M{_place(tightness(c)):.1f} {4 + 12 * (k * 0.618034 % 1):.1f}h0" for k, c in enumerate(mine))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unidiff.identities.registry import VIEWS, get
 from unidiff.identities.report import Check, Report, Verdict
 
-_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "pass", "gap")
+_WORST_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "convention", "pass", "gap")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from unidiff.identities.report import Check, Report
 from unidiff.report.plain import plain
 from unidiff.report.summary import Row, by_view, rows
 
-STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "gap": "cyan"}
+STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "gap": "cyan", "convention": "blue"}
 # A line without its statement is this wide, and fits a terminal of 80; a terminal of WIDE shows the statement beside it.
 _LINE = "{:<28} {:>9} {:>9}  {:<11} {:>6}  "
 WIDE = 140

@@ -1,0 +1,178 @@
+"""What a library's samplers keep, and where they depart: a line for each sampler in the terminal, a table on a page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unidiff.identities.report import Check, Report, Verdict
+from unidiff.report.mathematics import Formulas
+from unidiff.report.strip import strip
+from unidiff.report.summary import tightness
+from unidiff.report.table import STYLES
+
+WORDS: Mapping[Verdict, str] = {
+    "fail": "violated", "inconclusive": "undecided", "convention": "convention", "pass": "holds", "gap": "gap",
+}  # fmt: skip
+"""From what should be looked at first."""
+SIGNS: Mapping[Verdict, str] = {"fail": "✗", "inconclusive": "?", "convention": "≈", "pass": "✓", "gap": "·"}
+Cells = dict[str, dict[str, list[Check]]]
+
+
+def cells(report: Report) -> Cells:
+    """Checks by target and question, both in the order they came."""
+    found: Cells = {}
+    for check in report.checks:
+        found.setdefault(check.target, {}).setdefault(check.identity, []).append(check)
+    return found
+
+
+def findings(report: Report) -> list[list[Check]]:
+    """What does not hold, a group for each target and question; violations first, the worst configuration of each ahead."""
+    groups = [checks for row in cells(report).values() for checks in row.values()]
+    found = [
+        sorted((c for c in checks if c.verdict == verdict), key=tightness, reverse=True)
+        for verdict in ("fail", "inconclusive", "convention")
+        for checks in groups
+    ]
+    return [group for group in found if group]
+
+
+def print_conformance(report: Report, console: Console) -> None:
+    """The table, then each finding in words, then one line of totals."""
+    questions = list(dict.fromkeys(check.identity for check in report.checks))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", *questions):
+        table.add_column(name, no_wrap=True)
+    libraries = {target.partition(".")[0] for target in cells(report)}
+    shared = f"{libraries.pop()}." if len(libraries) == 1 else ""
+    for target, row in cells(report).items():
+        name = target if ":" in target else target.removeprefix(shared)
+        table.add_row(name, *(_cell(row.get(question, [])) for question in questions))
+    console.print(table)
+    console.print(Text("✓ holds, ✗ violated, ≈ a convention, ? undecided; in how many configurations", style="dim"))
+    for group in findings(report):
+        first = group[0]
+        line = Text(f"\n{WORDS[first.verdict]}: ", style=STYLES[first.verdict])
+        line.append(f"{first.target} · {first.identity}, {_configurations(group)}: {first.detail}", style="default")
+        console.print(line)
+    console.print(Text(f"\n{_totals(report)}"))
+
+
+def _cell(checks: Sequence[Check]) -> Text:
+    if not checks:
+        return Text("–", style="dim")
+    verdict = _verdict(checks)
+    count = sum(check.verdict == verdict for check in checks)
+    of = str(count) if count == len(checks) else f"{count}/{len(checks)}"
+    return Text(f"{SIGNS[verdict]} {of}", style=STYLES[verdict])
+
+
+def _verdict(checks: Sequence[Check]) -> Verdict:
+    return next(verdict for verdict in WORDS if any(check.verdict == verdict for check in checks))
+
+
+def _configurations(group: Sequence[Check]) -> str:
+    first = group[0].schedule or "as it is"
+    return first if len(group) == 1 else f"{first} and {len(group) - 1} more"
+
+
+def _totals(report: Report) -> str:
+    total = report.summary()
+    samplers, configurations = len(cells(report)), len({(c.target, c.schedule) for c in report.checks})
+    return (
+        f"{samplers} targets in {configurations} configurations, {total['checks']} checks in {total['seconds']:.0f} s: "
+        f"{total['pass']} hold, {total['fail']} violated, {total['conventions']} conventions, "
+        f"{total['inconclusive']} undecided"
+    )
+
+
+def write_conformance(report: Report, folder: str | Path, versions: Mapping[str, str], formulas: Formulas) -> Path:
+    """Write ``folder/index.html``; the folder is made. Returns the page's path.
+
+    Args:
+        report: what was found.
+        folder: where.
+        versions: of the libraries, by name.
+        formulas: that draw the statements.
+    """
+    path = Path(folder) / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(report, versions, formulas), encoding="utf-8")
+    return path
+
+
+def page(report: Report, versions: Mapping[str, str], formulas: Formulas) -> str:
+    """The whole page: nothing of it is fetched from anywhere."""
+    style = resources.files("unidiff.report").joinpath("page.css").read_text(encoding="utf-8")
+    total = report.summary()
+    word, kind = "Every statement holds.", "pass"
+    if total["fail"]:
+        word, kind = f"{total['fail']} of {total['checks']} checks are violated.", "fail"
+    told = ", ".join(f"{html.escape(name)} {html.escape(version)}" for name, version in versions.items())
+    questions = list(dict.fromkeys(check.identity for check in report.checks))
+    head = "".join(f"<th>{html.escape(question)}</th>" for question in questions)
+    lines = "".join(
+        f"<tr><td>{html.escape(target)}</td>{''.join(_html_cell(row.get(question, [])) for question in questions)}</tr>"
+        for target, row in cells(report).items()
+    )
+    sections = "".join(_section(group, formulas) for group in findings(report))
+    asked = "".join(_asked([c for c in report.checks if c.identity == question], formulas) for question in questions)
+    return "\n".join(
+        [
+            "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+            "<meta name='viewport' content='width=device-width, initial-scale=1'><title>unidiff conformance</title>",
+            f"<style>{style}</style></head><body>{formulas.glyphs()}",
+            f"<p class='name'>unidiff conformance</p><h1 class='{kind}'>{word}</h1>",
+            "<p>Each sampler is walked as its own library walks it, on data whose law is known at each level, and its steps "
+            "are read off exactly, by unit vectors in the place of draws and of the network's answers. A violation is a "
+            "statement of theory that does not hold; a convention is a departure that the library's documents state.</p>",
+            f"<p class='soft'>{told}. {html.escape(_totals(report))}</p>",
+            f"<h2>Targets</h2><div class='wrap'><table><tr><th>target</th>{head}</tr>{lines}</table></div>",
+            f"<h2>What was found</h2>{sections or '<p>Nothing to report.</p>'}",
+            f"<h2>What was asked</h2>{asked}",
+            "</body></html>\n",
+        ]
+    )
+
+
+def _html_cell(checks: Sequence[Check]) -> str:
+    if not checks:
+        return "<td class='soft'>–</td>"
+    cell = _cell(checks).plain
+    first = checks[0]
+    anchor = _id(first) if _verdict(checks) not in ("pass", "gap") else ""
+    shown = f"<a href='#{anchor}'>{html.escape(cell)}</a>" if anchor else html.escape(cell)
+    return f"<td class='{_verdict(checks)}'>{shown}</td>"
+
+
+def _id(check: Check) -> str:
+    return html.escape(f"{check.target}-{check.identity}", quote=True)
+
+
+def _section(group: Sequence[Check], formulas: Formulas) -> str:
+    first = group[0]
+    items = "".join(f"<li>{html.escape(c.schedule or 'as it is')}: {html.escape(c.detail)}</li>" for c in group[:12])
+    more = f"<li class='soft'>and {len(group) - 12} more configurations</li>" if len(group) > 12 else ""
+    return (
+        f"<section id='{_id(first)}'><div class='what'><b>{html.escape(first.target)}</b>"
+        f"<div class='statement'>{formulas.draw(first.statement)}</div><ul>{items}{more}</ul></div>"
+        f"<div class='found'><div class='line'><b class='{first.verdict}'>{WORDS[first.verdict]}</b>"
+        f"<span class='soft'>{first.identity}, {len(group)} checks</span></div>{strip(group)}</div></section>"
+    )
+
+
+def _asked(checks: Sequence[Check], formulas: Formulas) -> str:
+    first = checks[0]
+    return (
+        f"<section><div class='what'><b>{html.escape(first.identity)}</b>"
+        f"<div class='statement'>{formulas.draw(first.statement)}</div></div>"
+        f"<div class='found'><div class='line'><span class='soft'>{first.law.replace('_', ' ')}, {len(checks)} checks</span>"
+        f"</div>{strip(checks)}</div></section>"
+    )
