@@ -16,6 +16,7 @@ from unidiff.conformance.increments import Increments
 from unidiff.conformance.k_diffusion import FunctionTarget
 from unidiff.conformance.response import law, response
 from unidiff.conformance.tables import alpha_bar_table, exponential_table, karras_table, vp_table
+from unidiff.conformance.target import Convention
 from unidiff.conformance.yours import SchedulerTarget, adapted
 
 
@@ -50,13 +51,15 @@ def test_each_fault_is_found_by_its_question_with_few_steps(question, fault, eta
 
 
 def test_a_convention_is_told_as_one_and_an_error_never_is() -> None:
-    claims = {"conventions": {"variance": "so it is written"}}
+    claims = {"conventions": {"variance": Convention("so it is written", rules.eta(0.5**0.5))}}
     found = StepVariance().check(target("eta scales the variance", 0.5, **claims))
     assert found.verdict == "convention"
+    other = {"conventions": {"variance": Convention("so it is written", rules.eta(0.4))}}  # it is not what is written
+    assert StepVariance().check(target("eta scales the variance", 0.5, **other)).verdict == "fail"
     assert found.detail.endswith("so it is written")
     broken = yours.Nothing()
     broken.name, broken.configuration = "nothing", ""
-    broken.claims = Claims(conventions={"point": "anything"})
+    broken.claims = Claims(conventions={"point": Convention("anything")})
     assert Point().check(broken).verdict == "fail"
     assert Point().check(broken).detail == "RuntimeError: walked"
 
@@ -180,10 +183,78 @@ def test_a_cosine_is_the_papers_and_the_sigmas_are_theirs() -> None:
         vp_table("mine", ratio).walk(lambda x, a, s: x, lambda a, s: torch.zeros(1, 1), 2)
 
 
-def test_a_sampler_without_a_callback_is_seen_at_its_end() -> None:
-    made = adapted(yours.silent)
-    assert isinstance(made, FunctionTarget)
+def test_a_sampler_without_a_callback_is_seen_at_an_end_that_says_something() -> None:
+    made = adapted(yours.silent, 1, True)
     walk = response(made, 5).walk
     assert walk.alpha.shape == (2,)
-    report = conformance(yours.silent, only=["point"])
-    assert [check.verdict for check in report.checks] == ["pass"]
+    assert abs(float(walk.log_snr[1])) < 3
+    verdicts = {c.identity: c.verdict for c in conformance(yours.silent, order=1, point=True).checks}
+    assert verdicts == {"point": "pass", "order": "pass"}
+    nothing = conformance(lambda model, x, sigmas: model(x, sigmas[:1]), order=1, point=True)
+    assert {c.verdict for c in nothing.checks} == {"fail"}
+
+
+@pytest.mark.parametrize("question", ["point", "variance"])
+def test_a_fault_of_a_millionth_is_seen(question) -> None:
+    class Near(yours.Scheduler):
+        def step(self, output, time, x):
+            return super().step(output, time, x) * (1 + 1e-6)
+
+    made = SchedulerTarget(Near(eta=1.0), Claims(condition=1e3, variance=rules.eta(1.0)), "mine")
+    assert {"point": Point(), "variance": StepVariance()}[question].check(made).verdict == "fail"
+
+
+def test_an_error_in_the_middle_counts_and_an_exact_sampler_has_every_order() -> None:
+    def bump(model, x, sigmas, callback=None):
+        """Exact at its end, where it was told all; off by a first order in the middle."""
+        start = x
+        for k in range(len(sigmas) - 1):
+            if callback is not None:
+                callback({"x": x, "sigma": sigmas[k]})
+            model(x, sigmas[k])
+            share = ((0.3 + sigmas[k + 1] ** 2) / (0.3 + sigmas[0] ** 2)).sqrt()
+            x = 0.8 + share * (start - 0.8)
+            if k < len(sigmas) // 2:
+                x = x + 1 / len(sigmas)
+        return x
+
+    def exact(model, x, sigmas, callback=None):
+        return bump_free(model, x, sigmas, callback)
+
+    def bump_free(model, x, sigmas, callback):
+        start = x
+        for k in range(len(sigmas) - 1):
+            if callback is not None:
+                callback({"x": x, "sigma": sigmas[k]})
+            x = 0.8 + ((0.3 + sigmas[k + 1] ** 2) / (0.3 + sigmas[0] ** 2)).sqrt() * (start - 0.8)
+        return x
+
+    found = GlobalOrder().check(FunctionTarget(bump, even, Claims(order=2), "mine"))
+    assert found.verdict == "fail", found.detail
+    found = GlobalOrder().check(FunctionTarget(exact, even, Claims(order=7), "mine"))
+    assert found.verdict == "pass"
+    assert "exact to rounding" in found.detail
+
+
+def even(steps: int) -> torch.Tensor:
+    return torch.logspace(1, -1, steps + 1, dtype=torch.float64)
+
+
+def test_a_walk_outside_the_window_is_undecided() -> None:
+    far = FunctionTarget(yours.euler, lambda n: 100 * even(n), Claims(order=1), "mine")
+    found = GlobalOrder().check(far)
+    assert found.verdict == "inconclusive"
+    assert "no state at a log-SNR within ±3" in found.detail
+
+
+def test_draws_of_any_mean_and_deviation() -> None:
+    mean, std = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
+    with Draws(first=0):
+        assert torch.normal(mean, std).tolist() == [[4.0], [2.0]]
+        assert torch.normal(mean, 3.0).tolist() == [[1.0], [5.0]]
+    with Draws(first=0):
+        assert torch.normal(2.0, std).tolist() == [[5.0], [2.0]]
+        assert torch.empty(2, 1).normal_(1.0, 2.0).tolist() == [[1.0], [3.0]]
+    with Draws(first=0):
+        assert torch.empty(2, 1).normal_(std=5.0).tolist() == [[5.0], [0.0]]
+        assert torch.distributions.Normal(mean, std).sample().tolist() == [[1.0], [6.0]]

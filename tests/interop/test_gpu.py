@@ -27,7 +27,7 @@ def near(gpu: torch.Tensor, cpu: torch.Tensor) -> None:
 @pytest.mark.parametrize("text", [False, True], ids=["unet", "text"])
 def test_a_unet_on_a_gpu_is_the_unet_on_the_cpu(text, graph) -> None:
     def made(device: str) -> Any:
-        prompts = {"prompts": embeddings()[:3].to(device), "null": embeddings()[3].to(device)} if text else {}
+        prompts: Any = {"prompts": embeddings()[:3].to(device), "null": embeddings()[3].to(device)} if text else {}
         model = (text_unet() if text else unet()).to(device)
         return ud.interop.diffusers.core(model, scheduler("DDIMScheduler"), **prompts).to(torch.float64)
 

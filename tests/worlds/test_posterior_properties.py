@@ -31,8 +31,9 @@ def test_tweedie_gives_the_posteriors_mean_and_covariance(step: kit.Step, world:
     def log_q(x: torch.Tensor) -> torch.Tensor:
         return noised.log_prob(x[None])[0]
 
-    score = torch.stack([torch.autograd.functional.jacobian(log_q, row) for row in xt])
-    hessian = torch.stack([torch.autograd.functional.hessian(log_q, row) for row in xt])
+    first, second = torch.func.grad(log_q), torch.func.hessian(log_q)
+    score = torch.stack([first(row) for row in xt])
+    hessian = torch.stack([second(row) for row in xt])
     terms = xt.abs() / alpha + sigma**2 / alpha * score.abs()
     assert_algebraic(
         posterior.mean + terms, (xt + sigma**2 * score) / alpha + terms, 20 * (1 + terms), what="E[x_0|x_t]"

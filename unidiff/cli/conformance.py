@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -19,6 +19,9 @@ path.to:object, a scheduler or a sampler of yours.
 """
 
 
+POINT = {"unsaid": None, "yes": True, "no": False}
+
+
 @dataclasses.dataclass(frozen=True)
 class ConformanceOptions:
     """Ask a sampler of somebody else's what theory says of it, and show what holds.
@@ -26,6 +29,8 @@ class ConformanceOptions:
     Attributes:
         only: only these questions (schedule, levels, point, variance, order).
         order: that an object of yours claims; a library's is known.
+        point: whether an object of yours claims that data of one point keep their law at every level; if it is unsaid and
+            they do not, that is undecided and no violation.
         workers: processes, for a library; 0 takes one for each core, up to 4.
         out: folder of the page; conformance/ if left out, and with --json none unless it is named.
         json: print one JSON document instead of the table.
@@ -33,6 +38,7 @@ class ConformanceOptions:
 
     only: tuple[str, ...] = ()
     order: float | None = None
+    point: Literal["unsaid", "yes", "no"] = "unsaid"
     workers: int = 0
     out: Path | None = None
     json: bool = False
@@ -60,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         warnings.filterwarnings("ignore", category=FutureWarning)
         try:
             report = conformance(
-                target, only=options.only, order=options.order,
+                target, only=options.only, order=options.order, point=POINT[options.point],
                 workers=options.workers or cores(), on_check=bars.on_check,
             )  # fmt: skip
         except ImportError as error:

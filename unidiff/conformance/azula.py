@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unidiff.conformance import rules
-from unidiff.conformance.target import Claims, Denoise, Target, Walk
+from unidiff.conformance.target import Claims, Convention, Denoise, Target, Walk
 from unidiff.interop.library import library
 
 TESTED = ("0.11", "0.12")
@@ -32,7 +32,7 @@ class _Asked:
 
     def __call__(self, x: Tensor, t: Tensor, **_: Any) -> Any:
         alpha, sigma = self.schedule(t)
-        self.states[float(t)] = x
+        self.states[float(t)] = x.clone()
         return SimpleNamespace(mean=self.denoise(x, float(alpha), float(sigma)))
 
 
@@ -71,7 +71,9 @@ def targets() -> Iterator[Target]:
     library("azula", TESTED)
     noise, sample = (importlib.import_module(f"azula.{part}") for part in ("noise", "sample"))
 
-    convention = Claims(order=1, variance=rules.eta(0.5), conventions={"variance": _ETA})
+    convention = Claims(
+        order=1, variance=rules.eta(0.5), conventions={"variance": Convention(_ETA, rules.eta(0.5**0.5))}
+    )
     multistep = Claims(order=2)
     listed: list[tuple[str, Claims, dict[str, Any]]] = [
         ("DDPMSampler", Claims(order=1, variance=rules.posterior), {}),

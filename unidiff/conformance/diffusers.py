@@ -23,7 +23,7 @@ from torch import Tensor
 from unidiff.conformance import rules
 from unidiff.conformance.increments import Increments
 from unidiff.conformance.tables import alpha_bar_table
-from unidiff.conformance.target import Claims, Denoise, Target, Walk
+from unidiff.conformance.target import Claims, Convention, Denoise, Target, Walk
 from unidiff.interop.library import library
 
 TESTED = ("0.30", "0.43")
@@ -75,6 +75,7 @@ class DiffusersTarget(Target):
         levels: list[tuple[Tensor, Tensor]] = []
         states: list[Tensor] = []
         told: list[tuple[Tensor, Tensor]] = []
+        room: list[Tensor] = []
         state = torch.empty(0)
         for k, time in enumerate(times):
             first = getattr(scheduler, "state_in_first_order", True) and not (self._twice(times) and k == 1)
@@ -90,12 +91,13 @@ class DiffusersTarget(Target):
             alpha, sigma = self._told(scheduler, time)
             if first:
                 told.append((2 * (alpha / sigma).log(), 2 * (levels[-1][0] / levels[-1][1]).log()))
+                room.append(self._room(scheduler, time))
             output = self._output(denoise(seen, float(alpha), float(sigma)), seen, alpha, sigma)
             state = scheduler.step(output, time, state, **self.step).prev_sample
         levels.append(self._held(scheduler, times, len(times)))
         alphas, sigmas = (torch.stack([level[i] for level in levels]) for i in (0, 1))
         listed = None if self.held == "timestep" else torch.stack([torch.stack(pair) for pair in told])
-        return Walk(alphas, sigmas, torch.stack([*states, state]), listed)
+        return Walk(alphas, sigmas, torch.stack([*states, state]), listed, torch.stack(room))
 
     def _made(self, steps: int) -> Any:
         """The scheduler with its timesteps set, made once: some take seconds."""
@@ -156,6 +158,14 @@ class DiffusersTarget(Target):
         alpha = 1 / (1 + value**2).sqrt()
         return alpha, value * alpha
 
+    def _room(self, scheduler: Any, time: Tensor) -> Tensor:
+        """The most that λ moves in half a timestep from here."""
+        if self.held == "flow":
+            return torch.zeros((), dtype=torch.float64)
+        bar = scheduler.alphas_cumprod
+        near = bar[max(0, round(float(time)) - 1) : round(float(time)) + 2]
+        return 0.5 * (near / (1 - near)).log().diff().abs().max()
+
     def _output(self, x0: Tensor, seen: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         eps = (seen - alpha * x0) / sigma
         outputs = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0, "flow": eps - x0}
@@ -168,7 +178,11 @@ _FIXED = {"num_train_timesteps", "clip_sample", "skip_prk_steps", "set_alpha_to_
 _Choices = tuple[tuple[dict[str, Any], dict[str, Any], dict[str, Any]], ...]
 """Options of the constructor, options of the step, and what the claims are then."""
 _PLAIN: _Choices = (({}, {}, {}),)
-_ROUNDED = {"levels": "Karras et al.'s σ lie between timesteps, and its code tells the network the nearest whole one"}
+_ROUNDED = {
+    "levels": Convention(
+        "Karras et al.'s σ lie between timesteps, and its code tells the network the nearest whole one", rounded=True
+    )
+}
 _KARRAS = ({"use_karras_sigmas": True}, {}, {"order": None, "point": False, "conventions": _ROUNDED})
 _THIRD = ({"solver_order": 3}, {}, {"order": None})  # it begins with lower ones, and is then of none in all
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2", "laplace": "laplace"}

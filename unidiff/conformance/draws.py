@@ -19,16 +19,19 @@ _GAUSSIAN: tuple[Callable[..., Any], ...] = (torch.randn, torch.randn_like, torc
 class Draws(TorchFunctionMode):
     """Within it, the j-th Gaussian draw is 1 in row ``first`` + j of the batch, if there is such a row, and 0 elsewhere.
 
+    A draw of another mean or deviation is that mean and so many deviations.
+
     Args:
         first: the row of the first draw; None answers every draw with zeros.
+        rows: of the batch; a draw of another number of rows is refused. None: any.
 
     Attributes:
         count: how many draws were made.
     """
 
-    def __init__(self, first: int | None = None) -> None:
+    def __init__(self, first: int | None = None, rows: int | None = None) -> None:
         super().__init__()
-        self.first, self.count = first, 0
+        self.first, self.rows, self.count = first, rows, 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -37,8 +40,18 @@ class Draws(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func not in _GAUSSIAN:
             return out
-        unit = out.zero_() if func is Tensor.normal_ else torch.zeros_like(out)
-        if self.first is not None and unit.ndim > 0 and self.first + self.count < len(unit):
+        rows = out.shape[0] if out.ndim else 0
+        if self.rows is not None and rows != self.rows:
+            raise ValueError(f"a draw must be of all of the batch's {self.rows} rows at once, got {list(out.shape)}")
+        unit = torch.zeros_like(out)
+        if self.first is not None and self.first + self.count < rows:
             unit[self.first + self.count] = 1.0
         self.count += 1
-        return unit
+        if func in (torch.randn, torch.randn_like):
+            return unit
+        told = list(args[1:] if func is Tensor.normal_ else args[:2])
+        named = kwargs or {}
+        mean = told[0] if told else named.get("mean", 0.0)
+        std = told[1] if len(told) > 1 else named.get("std", 1.0)
+        answer = mean + std * unit
+        return out.copy_(answer) if func is Tensor.normal_ else answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -53,13 +54,17 @@ class FunctionTarget(Target):
         start = x(1.0, float(levels[0]))
         states: list[Tensor] = []
         listed: list[float] = []
+        asked: list[float] = []
+        before: list[int] = []
 
-        def model(state: Tensor, sigma: Tensor, **_: Any) -> Tensor:
-            return denoise(state, 1.0, float(sigma.flatten()[0]))
+        def model(state: Tensor, sigma: Any, **_: Any) -> Tensor:
+            asked.append(float(torch.as_tensor(sigma, dtype=torch.float64).flatten()[0]))
+            return denoise(state.clone(), 1.0, asked[-1])
 
         def seen(info: dict[str, Any]) -> None:
-            states.append(info["x"])
+            states.append(info["x"].clone())
             listed.append(float(info["sigma"]))
+            before.append(len(asked))
 
         options = dict(self.options)
         options |= {"callback": seen} if "callback" in self.takes else {}
@@ -67,13 +72,29 @@ class FunctionTarget(Target):
         options |= {"noise_sampler": Increments(start)} if "noise_sampler" in self.takes else {}
         if "n" in self.takes:
             low, high = float(levels[levels > 0].min()), float(levels[0])
-            end = self.function(model, start, low, high, steps, **options)
+            end = self.function(model, start.clone(), low, high, steps, **options)
             levels = torch.tensor([*listed, low], dtype=torch.float64)
         else:
-            end = self.function(model, start, levels, **options)
+            end = self.function(model, start.clone(), sigmas=levels.clone(), **options)
         if "callback" not in self.takes:
             states, levels = [start], levels[[0, -1]]
-        return Walk(torch.ones_like(levels), levels, torch.stack([*states, end]))
+        told = _told(levels, listed, asked, before) if listed else None
+        return Walk(torch.ones_like(levels), levels, torch.stack([*states, end]), told)
+
+
+def _told(levels: Tensor, listed: list[float], asked: list[float], before: list[int]) -> Tensor:
+    """Log-SNRs ``[C, 2]``: told in each step's first call, and what the callback says of it; beside those of the σ's given.
+
+    Args:
+        levels: the σ's given.
+        listed: the callback's.
+        asked: of every call.
+        before: how many calls came before each callback, which may be before a step's first call or after it.
+    """
+    calls = [0, *before[:-1]] if before[0] > 0 else before
+    first = torch.tensor([asked[k] if k < len(asked) else math.nan for k in calls], dtype=torch.float64)
+    said = torch.tensor(listed, dtype=torch.float64)
+    return torch.cat([torch.stack([-2 * told.log(), -2 * levels[: len(told)].log()], 1) for told in (first, said)])
 
 
 def targets() -> Iterator[Target]:

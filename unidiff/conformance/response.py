@@ -55,7 +55,7 @@ def response(target: Target, steps: int) -> Response:
         answer[calls] = 1.0
         return answer
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), Draws(first=1 + asked):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), Draws(first=1 + asked, rows=len(start)):
         walk = target.walk(units, lambda alpha, sigma: start.clone(), steps)
     rows = walk.states[..., 0].to(torch.float64)
     return Response(walk, rows[:, 0], rows[:, 1 : 1 + asked], rows[:, 1 + asked :])
@@ -74,7 +74,7 @@ def law(target: Target, mean: float, variance: float, steps: int) -> tuple[Walk,
             x[1] += (alpha**2 * variance + sigma**2) ** 0.5
             return x
 
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), Draws(first=2) as draws:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Draws(first=2, rows=rows) as draws:
             return target.walk(exact, start, steps), draws.count
 
     walk, drawn = walked(2)

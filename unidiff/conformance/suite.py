@@ -13,7 +13,7 @@ import torch
 from unidiff.conformance.checks import QUESTIONS
 from unidiff.conformance.target import Target
 from unidiff.conformance.yours import adapted
-from unidiff.core.boundary import check_count, check_name
+from unidiff.core.boundary import check_count, check_name, check_positive
 from unidiff.identities.report import Check, Report
 
 LIBRARIES = {"diffusers": "diffusers", "azula": "azula", "k-diffusion": "k_diffusion"}
@@ -26,6 +26,7 @@ def conformance(
     *,
     only: Sequence[str] = (),
     order: float | None = None,
+    point: bool | None = None,
     workers: int = 1,
     on_check: OnCheck | None = None,
 ) -> Report:
@@ -37,6 +38,8 @@ def conformance(
             ``sample(model, x, sigmas)``, or a :class:`Target`.
         only: names of questions; all of them if empty.
         order: that an object of yours claims; a library's is known.
+        point: whether an object of yours claims that data of one point keep their law; if you say nothing and they do not,
+            nothing is decided.
         workers: processes, for a library.
         on_check: called with (check, done, total) after each.
 
@@ -49,6 +52,10 @@ def conformance(
         TypeError: an object that cannot be adapted; says what it lacks.
     """
     names = [question.name for question in QUESTIONS]
+    if isinstance(only, str):
+        raise TypeError(f"only must be a sequence of names, got {only!r}")
+    if order is not None:
+        check_positive("order", order)
     for name in only:
         check_name("only", name, names)
     check_count("workers", workers)
@@ -61,7 +68,7 @@ def conformance(
         report = _many(jobs, chosen, workers, on_check)
     else:
         report = Report()
-        mine = adapted(target, order)
+        mine = adapted(target, order, point)
         for check in _asked(mine, chosen):
             report.checks.append(check)
             if on_check is not None:

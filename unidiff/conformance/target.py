@@ -27,12 +27,14 @@ class Walk:
         states: ``[K + 1, B, *E]``.
         told: log-SNRs that the network was told and those at which its state is said to be, ``[C, 2]``, where the
             library has both; else None.
+        room: half a timestep in λ at each of those, ``[C]``, where timesteps are whole.
     """
 
     alpha: Tensor
     sigma: Tensor
     states: Tensor
     told: Tensor | None = None
+    room: Tensor | None = None
 
     @property
     def log_snr(self) -> Tensor:
@@ -45,27 +47,45 @@ Variance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Convention:
+    """A departure from the papers that a library states, and what it then is: all else is a violation as ever.
+
+    Attributes:
+        words: how it is stated.
+        variance: what a step's variance is instead.
+        rounded: whether the network may be told the nearest timestep: within :attr:`Walk.room`.
+    """
+
+    words: str
+    variance: Variance | None = None
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
 class Claims:
     """What a sampler's documents and papers say of it.
 
     Attributes:
         order: of its global error; of the flow's end if it draws nothing, of its law's mean and variance if it draws. None:
             it makes no such claim.
-        point: whether its law is exactly q(x_s|x_0) at every level where the data are one point.
+        point: whether its law is exactly q(x_s|x_0) at every level where the data are one point. None: nothing is said,
+            and if it is not, nothing is decided.
         variance: of a step that asks once and draws once; None: not such a step, or no claim.
         dtype: in which it computes, whatever it is given.
         condition: what its tables lose, as a factor of the rounding: 1/(1 − ᾱ) where it subtracts.
         conventions: questions in which it departs from the papers and says so, in its documents or its code, and how.
-        steps: the numbers of steps from which its order is fitted.
+        levels: whether its states between the ends are seen at all.
+        steps: the numbers of steps from which its order is fitted; none, and it is undecided.
         smallest: those in which all else is asked, from the smallest: the first that shows a violation is told.
     """
 
     order: float | None = None
-    point: bool = True
+    point: bool | None = True
     variance: Variance | None = None
     dtype: torch.dtype = torch.float64
     condition: float = 1.0
-    conventions: dict[str, str] = field(default_factory=dict)
+    conventions: dict[str, Convention] = field(default_factory=dict)
+    levels: bool = True
     steps: tuple[int, ...] = (64, 128, 256)
     smallest: tuple[int, ...] = (2, 3, 5, 10)
 

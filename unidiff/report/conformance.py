@@ -113,6 +113,10 @@ def page(report: Report, versions: Mapping[str, str], formulas: Formulas) -> str
     style = resources.files("unidiff.report").joinpath("page.css").read_text(encoding="utf-8")
     total = report.summary()
     word, kind = "Every statement holds.", "pass"
+    if total["conventions"]:
+        word = "Every statement holds, but for what the library says itself."
+    if total["inconclusive"]:
+        word, kind = f"{total['inconclusive']} of {total['checks']} checks could not be decided.", "inconclusive"
     if total["fail"]:
         word, kind = f"{total['fail']} of {total['checks']} checks are violated.", "fail"
     told = ", ".join(f"{html.escape(name)} {html.escape(version)}" for name, version in versions.items())
@@ -146,14 +150,14 @@ def _html_cell(checks: Sequence[Check]) -> str:
     if not checks:
         return "<td class='soft'>–</td>"
     cell = _cell(checks).plain
-    first = checks[0]
-    anchor = _id(first) if _verdict(checks) not in ("pass", "gap") else ""
+    first = next(check for check in checks if check.verdict == _verdict(checks))
+    anchor = _id(first) if first.verdict not in ("pass", "gap") else ""
     shown = f"<a href='#{anchor}'>{html.escape(cell)}</a>" if anchor else html.escape(cell)
     return f"<td class='{_verdict(checks)}'>{shown}</td>"
 
 
 def _id(check: Check) -> str:
-    return html.escape(f"{check.target}-{check.identity}", quote=True)
+    return html.escape(f"{check.target}-{check.identity}-{check.verdict}", quote=True)
 
 
 def _section(group: Sequence[Check], formulas: Formulas) -> str:
