@@ -125,7 +125,9 @@ def _scheduler(found: Any, name: str, order: float | None, point: bool | None) -
     except (TypeError, ValueError, RuntimeError):
         bar = torch.empty(0)
     if bar.ndim != 1 or len(bar) < 2 or not bool(((bar > 0) & (bar < 1)).all()):
-        raise TypeError(f"target {name} must have alphas_cumprod [T] between 0 and 1, got {found.alphas_cumprod!r}"[:300])
+        raise TypeError(
+            f"target {name} must have alphas_cumprod [T] between 0 and 1, got {found.alphas_cumprod!r}"[:300]
+        )
     count = len(bar)
     claims = Claims(
         order=order,
