@@ -16,6 +16,9 @@ import torch
 
 from tests.interop.peers import need
 from unidiff.conformance import conformance
+from unidiff.conformance.azula import SCHEDULES
+from unidiff.conformance.checks import Schedules
+from unidiff.conformance.tables import azula_table
 
 CONFIRMED = {
     "diffusers": {
@@ -247,6 +250,16 @@ def test_azulas_eta_scales_the_variance_and_says_so() -> None:
     found = {c.schedule: c for c in conformance("azula.DDIMSampler", only=["variance"]).checks}
     assert found["VESchedule, eta 0.5"].verdict == "convention"
     assert found["VESchedule, eta 1"].verdict == "pass"
+
+
+def test_azulas_schedules_are_what_their_docstrings_say() -> None:
+    noise = need("azula.noise")
+    found = conformance("azula", only=["schedule"]).checks
+    assert [(c.target, c.verdict) for c in found] == [(f"azula.{kind}", "pass") for kind in SCHEDULES]
+    for kind in SCHEDULES:
+        schedule = getattr(noise, kind)()
+        off = azula_table(kind, lambda t, schedule=schedule: (schedule(t)[0], schedule(t)[1] * (1 + 1e-6)))
+        assert Schedules().check(off).verdict == "fail"
 
 
 def test_versions_outside_the_tested_range_warn(monkeypatch) -> None:

@@ -262,6 +262,22 @@ def test_functions_may_take_sigmas_by_name_and_work_in_place_or_in_float32() -> 
         assert report.exit_status == 0, [c.detail for c in report.checks]
 
 
+def test_a_second_call_in_a_step_is_not_held_to_the_steps_level() -> None:
+    def heun(model, x, sigmas, callback=None):
+        for k in range(len(sigmas) - 1):
+            slope = (x - model(x, sigmas[k])) / sigmas[k]
+            if callback is not None:
+                callback({"x": x, "sigma": sigmas[k]})
+            ahead = x + slope * (sigmas[k + 1] - sigmas[k])
+            if sigmas[k + 1] > 0:
+                slope = (slope + (ahead - model(ahead, sigmas[k + 1])) / sigmas[k + 1]) / 2
+            x = x + slope * (sigmas[k + 1] - sigmas[k])
+        return x
+
+    report = conformance(heun, order=2, point=True)
+    assert report.exit_status == 0, [c.detail for c in report.checks]
+
+
 def test_a_network_that_is_told_another_level_is_found() -> None:
     def first(model, x, sigmas, callback=None):
         return yours.euler(lambda x, sigma: model(x, sigmas[0].expand(len(x))), x, sigmas, callback)

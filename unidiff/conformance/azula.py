@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unidiff.conformance import rules
+from unidiff.conformance.tables import azula_table
 from unidiff.conformance.target import Claims, Convention, Denoise, Target, Walk
 from unidiff.interop.library import library
 
@@ -75,6 +76,8 @@ def targets() -> Iterator[Target]:
         order=1, variance=rules.eta(0.5), conventions={"variance": Convention(_ETA, rules.eta(0.5**0.5))}
     )
     multistep = Claims(order=2)
+    for kind in SCHEDULES:
+        yield azula_table(kind, getattr(noise, kind)())
     listed: list[tuple[str, Claims, dict[str, Any]]] = [
         ("DDPMSampler", Claims(order=1, variance=rules.posterior), {}),
         ("DDIMSampler", Claims(order=1, variance=rules.eta(0.0)), {"eta": 0.0}),

@@ -89,9 +89,9 @@ def _told(levels: Tensor, listed: list[float], asked: list[float], before: list[
         levels: the σ's given.
         listed: the callback's.
         asked: of every call.
-        before: how many calls came before each callback, which may be before a step's first call or after it.
+        before: how many calls came before each callback, which may be just before a step's first call or just after it.
     """
-    calls = [0, *before[:-1]] if before[0] > 0 else before
+    calls = [k - 1 for k in before] if before[0] > 0 else before
     first = torch.tensor([asked[k] if k < len(asked) else math.nan for k in calls], dtype=torch.float64)
     said = torch.tensor(listed, dtype=torch.float64)
     return torch.cat([torch.stack([-2 * told.log(), -2 * levels[: len(told)].log()], 1) for told in (first, said)])

@@ -3,6 +3,7 @@ r"""A library's schedule beside the formula that its name stands for: ᾱ of the
 cosine    ᾱ(t) = cos²(π/2 (t + 0.008)/1.008)/ᾱ(0), β ≤ 0.999           Nichol and Dhariwal 2021, eq. 17
 laplace   λ(t) = −½ sgn(½ − t) log(1 − 2|½ − t|), ᾱ = sigmoid(λ)         Hang et al. 2024, table 1 (µ = 0, b = ½)
 karras    σ_i = (σ_max^{1/ρ} + i/(n − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ   Karras et al. 2022, eq. 5
+azula's   α and σ as its docstrings have them, σ² without the subtraction from 1
 vp        σ(t)² = e^{½ β_d t² + β_min t} − 1                              Song et al. 2021 (SDE), eq. 33
 """
 
@@ -20,6 +21,7 @@ COUNT = 1000
 LEAST = 1e-6
 """What keeps the Laplace schedule's logarithm finite at t = 0 and 1, there and here."""
 SILENT = Claims(point=False, dtype=torch.float32)
+WIDE = Claims(point=False)
 
 
 class Table(Target):
@@ -31,10 +33,13 @@ class Table(Target):
         got: the library's, ``[n]``.
         expected: the formula's, ``[n]`` in float64.
         condition: κ, ``[n]``.
+        claims: the dtype that it is judged in.
     """
 
-    def __init__(self, name: str, configuration: str, got: Tensor, expected: Tensor, condition: Tensor) -> None:
-        self.name, self.configuration, self.claims = name, configuration, SILENT
+    def __init__(
+        self, name: str, configuration: str, got: Tensor, expected: Tensor, condition: Tensor, claims: Claims = SILENT
+    ) -> None:
+        self.name, self.configuration, self.claims = name, configuration, claims
         self.got, self.expected, self.condition = got.double(), expected, condition
 
     def walk(self, denoise: Denoise, x: Callable[[float, float], Tensor], steps: int) -> Walk:
@@ -89,3 +94,27 @@ def vp_table(name: str, got: Tensor) -> Table:
     grown = 19.9 * t**2 / 2 + 0.1 * t
     expected = torch.expm1(grown).sqrt()
     return Table(name, "vp", got, expected, expected * (1 + grown) * (1 + 1 / torch.expm1(grown)))
+
+
+def azula_table(kind: str, schedule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Table:
+    """σ/α of one of azula's schedules at 101 even times, with its default ends of 1e-3 (1e3 for VE), in float64.
+
+    Args:
+        kind: its class's name.
+        schedule: it.
+    """
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    alpha, sigma = schedule(t)
+    least = 1e-3
+    if kind == "VESchedule":
+        expected = (math.log(1e-3) + t * math.log(1e6)).exp()
+    elif kind in ("VPSchedule", "CosineSchedule"):
+        angle = t * math.acos(least)
+        kept = (t**2 * math.log(least)).exp() if kind == "VPSchedule" else torch.cos(angle)
+        lost = -torch.expm1(2 * t**2 * math.log(least)) if kind == "VPSchedule" else torch.sin(angle) ** 2
+        expected = (lost + least**2).sqrt() / kept
+    else:
+        tau = t if kind == "RectifiedSchedule" else -torch.expm1(t * math.log(0.1)) / 0.9
+        expected = (least + tau * (1 - least)) / (1 - tau * (1 - least))
+    # α and σ have a rounding of 1 each.
+    return Table(f"azula.{kind}", "", sigma / alpha, expected, expected * (2 + 1 / sigma**2 + 1 / alpha), WIDE)
