@@ -24,7 +24,7 @@ from torch import Tensor
 from unidiff.conformance.response import Response, law, response
 from unidiff.conformance.tables import Table
 from unidiff.conformance.target import Convention, Target
-from unidiff.identities.laws import ORDER_SLACK, Judgement, Sides, fitted_order, judge_algebraic
+from unidiff.identities.laws import ALGEBRAIC_C, ORDER_SLACK, Judgement, Sides, fitted_order, judge_algebraic
 from unidiff.identities.report import Check, Law
 
 WINDOW = 3.0
@@ -37,7 +37,7 @@ class Question(ABC):
 
     Attributes:
         name, statement, source, law: as an identity's.
-        theory: the line that a violation breaks, in words.
+        world: the data of which it is asked.
     """
 
     name: ClassVar[str]
@@ -120,7 +120,7 @@ class _Smallest(Question):
 def _worst(pairs: list[tuple[str, Sides]], dtype: torch.dtype) -> str:
     """The first member of the first pair that is off, with both its sides."""
     for word, pair in pairs:
-        allowed = 64 * torch.finfo(dtype).eps * pair.kappa
+        allowed = ALGEBRAIC_C * torch.finfo(dtype).eps * pair.kappa
         off = ~((pair.lhs - pair.rhs).abs() <= allowed)
         if bool(off.any()):
             k = int(off.nonzero()[0])
@@ -162,7 +162,7 @@ class Levels(_Smallest):
             if walk.told is None or walk.room is None or not bool((walk.log_snr.diff() > 0).all()):
                 return False
             told, held = walk.told.unbind(1)
-            rounding = 64 * torch.finfo(target.claims.dtype).eps * (1 + held.abs())
+            rounding = ALGEBRAIC_C * torch.finfo(target.claims.dtype).eps * (1 + held.abs())
             if not bool(((told - held).abs() <= walk.room + rounding).all()):
                 return False
         return convention.rounded
@@ -271,7 +271,7 @@ class GlobalOrder(Question):
             errors.append(float(off[seen].max()))
         # Rounding that steps add up; a target of float32 holds its tables so, and may compute wider.
         wide = target.claims.dtype == torch.float64
-        floors = [(64 / size if wide else 4) * torch.finfo(target.claims.dtype).eps for size in sizes]
+        floors = [(ALGEBRAIC_C / size if wide else 4) * torch.finfo(target.claims.dtype).eps for size in sizes]
         above = [k for k, (error, floor) in enumerate(zip(errors, floors, strict=True)) if not error <= floor]
         if not above:
             return Judgement(0.0, ORDER_SLACK, "pass", detail=f"exact to rounding in {target.claims.steps} steps")

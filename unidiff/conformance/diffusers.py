@@ -1,9 +1,9 @@
 r"""diffusers' schedulers, walked as its pipelines walk them.
 
-What a timestep n means is ᾱ_n of the scheduler's own β, in float64; between timesteps, where a scheduler asks there, log σ/α
-is linear in n, as its own ``_sigma_to_t`` has it. Where a state is: at the timesteps listed (DDPM, DDIM, PNDM), or at the
-``sigmas`` listed, in units of α (x_0 + σ ε) or variance preserving. A network is told timesteps and gives what the
-configuration says that it predicts.
+What a timestep n means is ᾱ_n of the scheduler's own β, multiplied in float64; between timesteps, where a scheduler asks
+there, log σ/α is linear in n, as its own ``_sigma_to_t`` has it. Where a state is: at the timesteps listed (DDPM, DDIM,
+PNDM), or at the ``sigmas`` listed, in units of α (x_0 + σ ε) or variance preserving. A network is told timesteps and gives
+what the configuration says that it predicts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unidiff.conformance import rules
 from unidiff.conformance.increments import Increments
+from unidiff.conformance.predictions import PREDICTIONS, output
 from unidiff.conformance.tables import alpha_bar_table
 from unidiff.conformance.target import Claims, Convention, Denoise, Target, Walk
 from unidiff.interop.library import library
@@ -30,7 +31,6 @@ TESTED = ("0.30", "0.43")
 Held = Literal["timestep", "exploding", "preserving", "flow"]
 """Where a scheduler's states are: at its timesteps, or at its sigmas, in one of three scalings."""
 SPACINGS = ("leading", "trailing", "linspace")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 _TABLES = ("betas", "alphas", "alphas_cumprod", "final_alpha_cumprod", "one")
 
 
@@ -92,8 +92,8 @@ class DiffusersTarget(Target):
             if first:
                 told.append((2 * (alpha / sigma).log(), 2 * (levels[-1][0] / levels[-1][1]).log()))
                 room.append(self._room(scheduler, time))
-            output = self._output(denoise(seen, float(alpha), float(sigma)), seen, alpha, sigma)
-            state = scheduler.step(output, time, state, **self.step).prev_sample
+            answer = output(self.predicts, denoise(seen, float(alpha), float(sigma)), seen, alpha, sigma)
+            state = scheduler.step(answer, time, state, **self.step).prev_sample
         levels.append(self._held(scheduler, times, len(times)))
         alphas, sigmas = (torch.stack([level[i] for level in levels]) for i in (0, 1))
         listed = None if self.held == "timestep" else torch.stack([torch.stack(pair) for pair in told])
@@ -112,7 +112,7 @@ class DiffusersTarget(Target):
         )  # so that the timesteps of many steps are whole
         scheduler = self.scheduler(**self.options | count)
         if self.held != "flow":
-            betas = _betas(scheduler)
+            betas = scheduler.betas.double()
             bar = torch.cumprod(1 - betas, 0)
             wide = (betas, 1 - betas, bar, torch.ones((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
             for name, table in zip(_TABLES, wide, strict=True):
@@ -165,11 +165,6 @@ class DiffusersTarget(Target):
         bar = scheduler.alphas_cumprod
         near = bar[max(0, round(float(time)) - 1) : round(float(time)) + 2]
         return 0.5 * (near / (1 - near)).log().diff().abs().max()
-
-    def _output(self, x0: Tensor, seen: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        eps = (seen - alpha * x0) / sigma
-        outputs = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0, "flow": eps - x0}
-        return outputs["flow" if self.held == "flow" else self.predicts]
 
 
 _FIXED = {"num_train_timesteps", "clip_sample", "skip_prk_steps", "set_alpha_to_one"}
@@ -265,14 +260,3 @@ def targets() -> Iterator[Target]:
                 told = {} if held == "flow" else {"prediction_type": predicts}
                 told |= {"timestep_spacing": spacing} if spaced else {}
                 yield DiffusersTarget(scheduler, held, replace(mine, **other), step, **told | options)
-
-
-def _betas(scheduler: Any) -> Tensor:
-    """β in float64, made anew where the scheduler's kind says how, else as they are."""
-    config = scheduler.config
-    first, last, count = config.beta_start, config.beta_end, config.num_train_timesteps
-    if config.trained_betas is None and config.beta_schedule == "linear":
-        return torch.linspace(first, last, count, dtype=torch.float64)
-    if config.trained_betas is None and config.beta_schedule == "scaled_linear":
-        return torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64) ** 2
-    return scheduler.betas.double()

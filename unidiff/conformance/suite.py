@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Sequence
@@ -63,9 +64,7 @@ def conformance(
     start = time.perf_counter()
     library, part = _library(target)
     if library:
-        count = len(_targets(library, part))
-        jobs: list[tuple[str, str, int]] = [(library, part, k) for k in range(count)]
-        report = _many(jobs, chosen, workers, on_check)
+        report = _many(library, part, chosen, workers, on_check)
     else:
         report = Report()
         mine = adapted(target, order, point)
@@ -103,11 +102,16 @@ def _asked(target: Target, chosen: Sequence[str]) -> list[Check]:
     return [q.check(target) for q in QUESTIONS if q.name in chosen and q.applies(target)]
 
 
+_known = functools.cache(_targets)
+"""In a worker, which has one library for all its life."""
+
+
 def _job(library: str, part: str, k: int, chosen: Sequence[str]) -> list[Check]:
-    return _asked(_targets(library, part)[k], chosen)
+    return _asked(_known(library, part)[k], chosen)
 
 
-def _many(jobs: list[tuple[str, str, int]], chosen: Sequence[str], workers: int, on_check: OnCheck | None) -> Report:
+def _many(library: str, part: str, chosen: Sequence[str], workers: int, on_check: OnCheck | None) -> Report:
+    targets = _targets(library, part)
     found: dict[int, list[Check]] = {}
     done = 0
 
@@ -117,14 +121,14 @@ def _many(jobs: list[tuple[str, str, int]], chosen: Sequence[str], workers: int,
         for check in checks:
             done += 1
             if on_check is not None:
-                on_check(check, done, max(done, len(jobs) * len(chosen)))
+                on_check(check, done, max(done, len(targets) * len(chosen)))
 
     if workers == 1:
-        for library, part, k in jobs:
-            add(k, _job(library, part, k, chosen))
+        for k, target in enumerate(targets):
+            add(k, _asked(target, chosen))
     else:
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            waiting = {pool.submit(_job, *job, chosen): job[2] for job in jobs}
+            waiting = {pool.submit(_job, library, part, k, chosen): k for k in range(len(targets))}
             for future in as_completed(waiting):
                 add(waiting[future], future.result())
     return Report([check for k in sorted(found) for check in found[k]])

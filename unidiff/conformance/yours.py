@@ -21,10 +21,10 @@ from torch import Tensor
 
 from unidiff.conformance.draws import Draws
 from unidiff.conformance.k_diffusion import FunctionTarget
+from unidiff.conformance.predictions import PREDICTIONS, output
 from unidiff.conformance.target import Claims, Denoise, Target, Walk
 
 METHODS = ("alphas_cumprod", "set_timesteps", "step")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class SchedulerTarget(Target):
@@ -60,9 +60,7 @@ class SchedulerTarget(Target):
         for a, s, time in zip(alpha, sigma, times, strict=True):
             state = states[-1].clone()
             x0 = denoise(state, float(a), float(s))
-            eps = (state - a * x0) / s
-            output = {"epsilon": eps, "sample": x0, "v_prediction": a * eps - s * x0}[self.predicts]
-            out = scheduler.step(output, time, state)
+            out = scheduler.step(output(self.predicts, x0, state, a, s), time, state)
             out = out[0] if isinstance(out, tuple) else getattr(out, "prev_sample", out)
             states.append(out.clone())
         one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
