@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unidiff.identities.report import Check, Report, Verdict
+from unidiff.report import document
+from unidiff.report.cards import card, count
 from unidiff.report.mathematics import Formulas
 from unidiff.report.strip import strip
 from unidiff.report.summary import tightness
@@ -102,15 +103,11 @@ def write_conformance(report: Report, folder: str | Path, versions: Mapping[str,
         versions: of the libraries, by name.
         formulas: that draw the statements.
     """
-    path = Path(folder) / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(report, versions, formulas), encoding="utf-8")
-    return path
+    return document.write(page(report, versions, formulas), folder)
 
 
 def page(report: Report, versions: Mapping[str, str], formulas: Formulas) -> str:
-    """The whole page: nothing of it is fetched from anywhere."""
-    style = resources.files("unidiff.report").joinpath("page.css").read_text(encoding="utf-8")
+    """The whole page."""
     total = report.summary()
     word, kind = "Every statement holds.", "pass"
     if total["conventions"]:
@@ -121,28 +118,31 @@ def page(report: Report, versions: Mapping[str, str], formulas: Formulas) -> str
         word, kind = f"{total['fail']} of {total['checks']} checks are violated.", "fail"
     told = ", ".join(f"{html.escape(name)} {html.escape(version)}" for name, version in versions.items())
     questions = list(dict.fromkeys(check.identity for check in report.checks))
-    head = "".join(f"<th>{html.escape(question)}</th>" for question in questions)
-    lines = "".join(
-        f"<tr><td>{html.escape(target)}</td>{''.join(_html_cell(row.get(question, [])) for question in questions)}</tr>"
+    lines = [
+        [html.escape(target), *(_html_cell(row.get(question, [])) for question in questions)]
         for target, row in cells(report).items()
-    )
+    ]
     sections = "".join(_section(group, formulas) for group in findings(report))
     asked = "".join(_asked([c for c in report.checks if c.identity == question], formulas) for question in questions)
-    return "\n".join(
+    shown: list[document.Tile] = [
+        (len(cells(report)), "targets", ""), (total["checks"], "checks", ""), (total["pass"], "hold", "pass"),
+        (total["fail"], "violated", "fail"), (total["conventions"], "conventions", "convention"),
+        (total["inconclusive"], "undecided", "inconclusive"), (f"{total['seconds']:.0f} s", "in all", ""),
+    ]  # fmt: skip
+    return document.document(
+        "unidiff conformance",
         [
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-            "<meta name='viewport' content='width=device-width, initial-scale=1'><title>unidiff conformance</title>",
-            f"<style>{style}</style></head><body>{formulas.glyphs()}",
-            f"<p class='name'>unidiff conformance</p><h1 class='{kind}'>{word}</h1>",
+            f"<h1 class='{kind}'>{word}</h1>",
             "<p>Each sampler is walked as its own library walks it, on data whose law is known at each level, and its steps "
             "are read off exactly, by unit vectors in the place of draws and of the network's answers. A violation is a "
             "statement of theory that does not hold; a convention is a departure that the library's documents state.</p>",
             f"<p class='soft'>{told}. {html.escape(_totals(report))}</p>",
-            f"<h2>Targets</h2><div class='wrap'><table><tr><th>target</th>{head}</tr>{lines}</table></div>",
+            document.tiles(shown),
+            f"<h2>Targets</h2>{document.table(['target', *questions], lines, 'targets')}",
             f"<h2>What was found</h2>{sections or '<p>Nothing to report.</p>'}",
             f"<h2>What was asked</h2>{asked}",
-            "</body></html>\n",
-        ]
+        ],
+        formulas,
     )
 
 
@@ -157,26 +157,26 @@ def _html_cell(checks: Sequence[Check]) -> str:
 
 
 def _id(check: Check) -> str:
-    return html.escape(f"{check.target}-{check.identity}-{check.verdict}", quote=True)
+    return html.escape(_anchor(check), quote=True)
+
+
+def _anchor(check: Check) -> str:
+    return f"{check.target}-{check.identity}-{check.verdict}"
 
 
 def _section(group: Sequence[Check], formulas: Formulas) -> str:
     first = group[0]
     items = "".join(f"<li>{html.escape(c.schedule or 'as it is')}: {html.escape(c.detail)}</li>" for c in group[:12])
     more = f"<li class='soft'>and {len(group) - 12} more configurations</li>" if len(group) > 12 else ""
-    return (
-        f"<section id='{_id(first)}'><div class='what'><b>{html.escape(first.target)}</b>"
-        f"<div class='statement'>{formulas.draw(first.statement)}</div><ul>{items}{more}</ul></div>"
-        f"<div class='found'><div class='line'><b class='{first.verdict}'>{WORDS[first.verdict]}</b>"
-        f"<span class='soft'>{first.identity}, {len(group)} checks</span></div>{strip(group)}</div></section>"
+    found = (
+        f"<div class='line'><b class='{first.verdict}'>{WORDS[first.verdict]}</b>"
+        f"<span class='soft'>{html.escape(first.identity)}, {count(group)}</span></div>{strip(group)}"
     )
+    return card(first.target, _anchor(first), first.statement, f"<ul>{items}{more}</ul>", found, formulas)
 
 
 def _asked(checks: Sequence[Check], formulas: Formulas) -> str:
     first = checks[0]
-    return (
-        f"<section><div class='what'><b>{html.escape(first.identity)}</b>"
-        f"<div class='statement'>{formulas.draw(first.statement)}</div></div>"
-        f"<div class='found'><div class='line'><span class='soft'>{first.law.replace('_', ' ')}, {len(checks)} checks</span>"
-        f"</div>{strip(checks)}</div></section>"
-    )
+    law = first.law.replace("_", " ")
+    found = f"<div class='line'><span class='soft'>{law}, {count(checks)}</span></div>{strip(checks)}"
+    return card(first.identity, f"asked-{first.identity}", first.statement, "", found, formulas)

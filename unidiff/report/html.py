@@ -1,20 +1,18 @@
-"""The report as one page that needs nothing else: no network, no script, no other file."""
+"""A verification as a page."""
 
 from __future__ import annotations
 
 import html
-import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unidiff.identities.report import Check, Report
-from unidiff.report import plots
+from unidiff.report import document, plots
+from unidiff.report.cards import identity, number, subject
 from unidiff.report.images import sheet
 from unidiff.report.mathematics import Formulas
-from unidiff.report.strip import strip
 from unidiff.report.summary import Row, by_view, rows, tightness
 
 _VIEWS = {
@@ -36,10 +34,7 @@ def write_html(report: Report, folder: str | Path = "report", formulas: Formulas
         folder: where.
         formulas: those already drawn, which takes a few hundredths of a second each.
     """
-    path = Path(folder) / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(report, formulas), encoding="utf-8")
-    return path
+    return document.write(page(report, formulas), folder)
 
 
 def page(report: Report, formulas: Formulas | None = None) -> str:
@@ -47,20 +42,18 @@ def page(report: Report, formulas: Formulas | None = None) -> str:
     groups = by_view(rows(report))
     formulas = Formulas() if formulas is None else formulas
     identities = "".join(_group(views, group, formulas) for views, group in groups.items())
-    style = resources.files("unidiff.report").joinpath("page.css").read_text(encoding="utf-8")
-    parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'><title>unidiff verify</title>",
-        f"<style>{style}</style></head><body>{formulas.glyphs()}",
-        _head(report),
-        _trouble(report),
-        _figures(report),
-        _overview(report),
-        f"<h2>Identities <small>under the views that each ties</small></h2>{identities}",
-        _subjects(report),
-        "</body></html>\n",
-    ]
-    return "\n".join(parts)
+    return document.document(
+        "unidiff verify",
+        [
+            _head(report),
+            _trouble(report),
+            _figures(report),
+            _overview(report),
+            f"<h2>Identities <small>under the views that each ties</small></h2>{identities}",
+            _subjects(report),
+        ],
+        formulas,
+    )
 
 
 def _head(report: Report) -> str:
@@ -71,22 +64,18 @@ def _head(report: Report) -> str:
         word, verdict = f"{total['inconclusive']} of {total['checks']} checks could not be decided.", "inconclusive"
     else:
         word, verdict = ("Every identity holds.", "pass") if report.checks else ("Nothing was checked.", "inconclusive")
-    tiles = [
+    shown: list[document.Tile] = [
         (total["identities"], "identities", ""), (total["checks"], "checks", ""), (total["pass"], "pass", "pass"),
         (total["fail"], "fail", "fail"), (total["inconclusive"], "inconclusive", "inconclusive"),
         (total["gaps"], "gaps of the network", "gap"), (f"{total['seconds']:.0f} s", "in all", ""),
     ]  # fmt: skip
-    shown = "".join(
-        f"<div class='tile'><b class='{kind if value else 'soft'}'>{value}</b><span>{name}</span></div>"
-        for value, name, kind in tiles
-    )
     return (
-        f"<p class='name'>unidiff verify</p><h1 class='{verdict}'>{word}</h1>"
+        f"<h1 class='{verdict}'>{word}</h1>"
         "<p>One diffusion process, read in several ways. Each statement below is computed on two independent paths, and "
         "the difference is held to a tolerance that nobody picked: it follows from rounding, from a z-test with a known "
         "false-alarm rate and power, from a quadrature's own error, or from a declared order. What holds for the exact "
         "denoiser alone is, for a network, a <span class='gap'>gap</span> and not a verdict.</p>"
-        f"<div class='tiles'>{shown}</div>"
+        f"{document.tiles(shown)}"
     )
 
 
@@ -94,7 +83,7 @@ def _trouble(report: Report) -> str:
     troubled = [check for check in report.checks if check.verdict in ("fail", "inconclusive")]
     items = "".join(
         f"<li><b class='{c.verdict}'>{c.verdict}</b> <a href='#{_id(c.identity)}'>{html.escape(c.identity)}</a> on "
-        f"{html.escape(_subject(c))}: {_number(c.residual)} against {_number(c.tolerance)}. {html.escape(c.detail)}</li>"
+        f"{html.escape(subject(c))}: {number(c.residual)} against {number(c.tolerance)}. {html.escape(c.detail)}</li>"
         for c in troubled
     )
     return f"<h2>What went wrong</h2><ul class='trouble'>{items}</ul>" if items else ""
@@ -130,23 +119,7 @@ def _overview(report: Report) -> str:
 def _group(views: tuple[str, ...], group: list[Row], formulas: Formulas) -> str:
     words = "; ".join(_VIEWS[view] for view in views)
     title = " · ".join(views)
-    return f"<h3>{title} <small>{words}</small></h3>" + "".join(_identity(row, formulas) for row in group)
-
-
-def _identity(row: Row, formulas: Formulas) -> str:
-    worst, judged = row.worst, row.verdict != "gap"
-    allowed = f"{_number(worst.residual)} <span class='soft'>of</span> {_number(worst.tolerance)}" if judged else ""
-    gap = "" if row.gap is None else f"<div class='gap'>the network's gap: {_number(row.gap.residual)}</div>"
-    detail = f"; {worst.detail}" if worst.detail else ""
-    where = html.escape(f"{_subject(worst)}{detail}") if judged else ""
-    return (
-        f"<section id='{_id(row.name)}'><div class='what'><b>{html.escape(row.name)}</b>"
-        f"<div class='statement'>{formulas.draw(row.statement)}</div>"
-        f"<div class='where'>{html.escape(row.source)}</div></div>"
-        f"<div class='found'><div class='line'><b class='{row.verdict}'>{row.verdict}</b><span class='soft'>"
-        f"{row.law.replace('_', ' ')}, {row.checks} checks</span></div>{strip(row.members)}"
-        f"<div class='line'><span>{allowed}</span></div>{gap}<div class='where'>{where}</div></div></section>"
-    )
+    return f"<h3>{title} <small>{words}</small></h3>" + "".join(identity(row, formulas) for row in group)
 
 
 def _subjects(report: Report) -> str:
@@ -154,39 +127,30 @@ def _subjects(report: Report) -> str:
     for check in report.checks:
         table.setdefault((check.world, check.schedule), {}).setdefault(check.dtype, []).append(check)
     dtypes = list(dict.fromkeys(c.dtype for c in report.checks))
-    head = "".join(f"<th>{dtype}</th><th>nearest to its tolerance</th>" for dtype in dtypes)
-    lines = []
-    for (world, schedule), by_dtype in table.items():
-        cells = "".join(_cells(by_dtype.get(dtype, [])) for dtype in dtypes)
-        lines.append(f"<tr><td>{html.escape(world)}</td><td>{html.escape(schedule)}</td>{cells}</tr>")
+    head = ["world", "schedule", *(name for dtype in dtypes for name in (dtype, "nearest to its tolerance"))]
+    lines = [
+        [html.escape(world), html.escape(schedule), *(c for dtype in dtypes for c in _cells(by_dtype.get(dtype, [])))]
+        for (world, schedule), by_dtype in table.items()
+    ]
     devices = ", ".join(dict.fromkeys(c.device for c in report.checks))
     return (
         "<h2>Subjects <small>a world of data under a schedule</small></h2>"
-        f"<div class='wrap'><table><tr><th>world</th><th>schedule</th>{head}</tr>{''.join(lines)}</table></div>"
+        f"{document.table(head, lines, 'subjects')}"
         f"<p class='soft'>torch {html.escape(torch.__version__)} on {html.escape(devices)}</p>"
     )
 
 
-def _cells(checks: list[Check]) -> str:
+def _cells(checks: list[Check]) -> list[str]:
     judged = [c for c in checks if c.verdict != "gap"]
     if not judged:
-        return f"<td>{len(checks)}</td><td></td>"
+        return [str(len(checks)), ""]
     nearest: Any = max(judged, key=tightness)
     name, share = html.escape(nearest.identity), f"{tightness(nearest):.0%}" if tightness(nearest) < 100 else "≫ 100%"
-    return f"<td>{len(checks)}</td><td class='{nearest.verdict}'><a href='#{_id(nearest.identity)}'>{name}</a> {share}</td>"
-
-
-def _subject(check: Check) -> str:
-    return f"{check.world}, {check.schedule}, {check.dtype}"
+    return [
+        str(len(checks)),
+        f"<td class='{nearest.verdict}'><a href='#{_id(nearest.identity)}'>{name}</a> {share}</td>",
+    ]
 
 
 def _id(name: str) -> str:
     return html.escape(name, quote=True)
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "not a number"
-    # A strict inequality's tolerance is the least number below zero.
-    mantissa, _, exponent = f"{0.0 if abs(value) < 1e-300 else value:.2g}".replace("-", "−").partition("e")
-    return f"{mantissa}·10<sup>{exponent.replace('−0', '−').lstrip('+0')}</sup>" if exponent else mantissa

@@ -30,16 +30,21 @@ class Formulas:
 
     def __init__(self) -> None:
         self._glyphs: dict[str, str] = {}
-        self._drawn: dict[str, str] = {}
+        self._drawn: dict[tuple[str, bool], str] = {}
 
-    def draw(self, latex: str) -> str:
-        """``latex`` (no dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn."""
-        if latex not in self._drawn:
-            self._drawn[latex] = self._draw(latex)
-        return self._drawn[latex]
+    def draw(self, latex: str, display: bool = True) -> str:
+        """``latex`` (no dollar signs) as an ``<svg>`` labelled with its source; the source itself if it cannot be drawn.
 
-    def _draw(self, latex: str) -> str:
-        text = latex
+        Args:
+            latex: what is drawn.
+            display: whether it stands by itself: in a line of text fractions are small, and it stands on the line.
+        """
+        if (latex, display) not in self._drawn:
+            self._drawn[latex, display] = self._draw(latex, display)
+        return self._drawn[latex, display]
+
+    def _draw(self, latex: str, display: bool) -> str:
+        text = latex if display else latex.replace(r"\frac", r"\tfrac")
         for old, new in _SYNONYMS:
             text = re.sub(old, new, text)
         out, prop = io.StringIO(), FontProperties(size=_POINTS, math_fontfamily="stix")
@@ -56,20 +61,24 @@ class Formulas:
                 renderer.finalize()
         except (ValueError, RuntimeError):
             return f"<code>{html.escape(latex)}</code>"
-        return self._inline(out.getvalue(), width + 2 * _PAD, height + 2 * _PAD, latex)
+        stands = "" if display else f' style="vertical-align: {-descent - _PAD:.2f}pt"'
+        return self._inline(out.getvalue(), width + 2 * _PAD, height + 2 * _PAD, latex, stands)
 
     def glyphs(self) -> str:
         """The glyphs of every formula drawn so far, as an ``<svg>`` that takes no room."""
         paths = "".join(self._glyphs.values())
         return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{paths}</defs></svg>'
 
-    def _inline(self, text: str, width: float, height: float, source: str) -> str:
+    def _inline(self, text: str, width: float, height: float, source: str, stands: str) -> str:
         for found in _GLYPH.finditer(text):
             self._glyphs[found[1]] = re.sub(r"\s+", " ", found[0])
         body = text[text.index('<g id="text_1">') : text.rindex("</svg>")]
         body = re.sub(r"<!--.*?-->|<defs>.*?</defs>", "", body, flags=re.DOTALL)
+        body = body.replace(_COLOUR, "currentColor")
         body = re.sub(r"\s+", " ", body.replace('<g id="text_1">', "<g>").replace("xlink:href", "href")).replace(
             "> <", "><"
         )
         size = f'width="{width:.2f}pt" height="{height:.2f}pt" viewBox="0 0 {width:.2f} {height:.2f}"'
-        return f'<svg class="math" role="img" aria-label="{html.escape(source, quote=True)}" {size}>{body}</svg>'
+        return (
+            f'<svg class="math" role="img" aria-label="{html.escape(source, quote=True)}" {size}{stands}>{body}</svg>'
+        )

@@ -142,7 +142,7 @@ def _plain(axes: Any) -> None:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element, its text kept as text."""
+    """The figure as an ``<svg>`` element, its text kept as text; ink is the colour of the page's text."""
     import matplotlib
 
     out = io.StringIO()
@@ -150,6 +150,7 @@ def as_svg(figure: Figure) -> str:
         figure.savefig(out, format="svg", dpi=220, metadata={"Date": None})
     # Its style sheet would speak to the whole page, and its metadata name addresses that nobody will visit.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", out.getvalue(), flags=re.DOTALL)
+    text = re.sub("#000000|#16191d", "currentColor", text).replace("#e4e4e4", "var(--line, #e4e4e4)")
     return text[text.index("<svg") :]
 
 
