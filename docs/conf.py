@@ -28,7 +28,7 @@ sheet = style("theme") + "".join(
     f'body[data-theme="{name}"] {{{ink}}}\n' for name, ink in (("light", light), ("dark", dark))
 )
 (HERE / "generated" / "static").mkdir(parents=True, exist_ok=True)
-(HERE / "generated" / "static" / "identities.css").write_text(sheet + style("identity"), encoding="utf-8")
+(HERE / "generated" / "static" / "identities.css").write_text("".join([style("theme"), *switched, style("identity")]))
 
 project = "unidiff"
 author = "the unidiff authors"

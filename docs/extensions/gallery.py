@@ -57,8 +57,11 @@ def page(view: str, identities: list[Identity], report: Report) -> str:
             html.escape(identity.source),
             f"holds for {SUBJECTS[identity.subject]}; {html.escape(identity.conditions)}",
             f"ties {', '.join(look(name).title for name in identity.views)}",
-            *(f"<a href='../../notebooks/{page}.html'>{html.escape(title)}</a>" for page, title in noted.get(identity.name, [])),
-        ]  # fmt: skip
+            *(
+                f"<a href='../../notebooks/{page}.html'>{html.escape(title)}</a>"
+                for page, title in noted.get(identity.name, ())
+            ),
+        ]
         row = by_name.get(identity.name)
         found = f"<div class='line'><span class='soft'>{identity.law.replace('_', ' ')}</span></div>"
         if row is None:
@@ -70,7 +73,8 @@ def page(view: str, identities: list[Identity], report: Report) -> str:
     return (
         f"# {look(view).title.capitalize() if view != 'vae' else 'VAE'}: its identities\n\n"
         f"{len(identities)} identities whose first view this is. The dots are the checks of a quick run, from far within "
-        f"the tolerance on the left to the line where it ends.\n\n```{{raw}} html\n{formulas.glyphs()}\n{''.join(parts)}\n```\n"
+        "the tolerance on the left to the line where it ends.\n\n"
+        f"```{{raw}} html\n{formulas.glyphs()}\n{''.join(parts)}\n```\n"
     )
 
 
