@@ -24,9 +24,7 @@ shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks")
 
 # The report's own colours and cards, also under furo's switch for light and dark.
 light, dark = re.findall(r":root \{(.*?)\}", style("theme"), re.DOTALL)
-sheet = style("theme") + "".join(
-    f'body[data-theme="{name}"] {{{ink}}}\n' for name, ink in (("light", light), ("dark", dark))
-)
+switched = [f'body[data-theme="{name}"] {{{ink}}}\n' for name, ink in (("light", light), ("dark", dark))]
 (HERE / "generated" / "static").mkdir(parents=True, exist_ok=True)
 (HERE / "generated" / "static" / "identities.css").write_text("".join([style("theme"), *switched, style("identity")]))
 
