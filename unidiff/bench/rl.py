@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -34,7 +35,8 @@ from unidiff.core.boundary import check_count, check_name, check_once, check_pos
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.grid import TimeGrid
 from unidiff.core.schedule import Schedule
-from unidiff.report.tilted import save_beside
+from unidiff.report import Sheet, write_sheet
+from unidiff.report.tilted import beside
 from unidiff.rl import DenoisingMDP, EstimatedOptimum, Policy, Reachable, estimated_optimum, reachable
 from unidiff.worlds import Estimate, OracleDenoiser, World, library
 from unidiff.worlds.rewards import Linear, Quadratic, QuadraticReward
@@ -47,6 +49,9 @@ REWARDS: dict[str, QuadraticReward] = {
     ),
 }
 BOUNDED = ("smc_steering",)
+HEAD = (
+    "method", "queries", "a sample", "seconds", "E r", "gained", "overshoot", "KL to p*", "over floor", "KL to p_ref"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ class RLBenchOptions:
         device: cpu, cuda or cuda:N; a GPU if there is one, if left out.
         seed: of all draws.
         quick: about a minute, for trying it.
-        out: folder of rl.json and rl.png.
+        out: folder of index.html, rl.json and rl.png.
         json: print the JSON document instead of the table.
 
     Raises:
@@ -194,27 +199,49 @@ def table(options: RLBenchOptions, measured: Measured) -> Table:
         f"({_with_error(optimum.log_z)} by draws); no policy that keeps σ ends below KL to p* = {floor.gap:.4f}. "
         "* an upper bound",
     )
-    shown.add_column("method")
-    for name in (
-        "queries",
-        "a sample",
-        "seconds",
-        "E r",
-        "gained",
-        "overshoot",
-        "KL to p*",
-        "over floor",
-        "KL to p_ref",
-    ):
+    shown.add_column(HEAD[0])
+    for name in HEAD[1:]:
         shown.add_column(name, justify="right")
+    for line in lines(measured):
+        shown.add_row(*line)
+    return shown
+
+
+def lines(measured: Measured) -> list[list[str]]:
+    """The table's rows, as text under :data:`HEAD`."""
+    found_lines = []
     for name, found in measured.rows.items():
         star, over = "*" if name in BOUNDED else "", measured.overshoot(found)
-        shown.add_row(
+        found_lines.append([
             name, f"{found.queries:,}", f"{found.queries_each:g}", f"{found.seconds:.1f}", _with_error(found.reward),
             f"{measured.gained(found):.1%}", f"{over:.3f}" if over else "", star + _with_error(found.kl_star),
-            f"{float(found.kl_star.value) - floor.gap:.4f}", star + _with_error(found.kl_ref),
-        )  # fmt: skip
-    return shown
+            f"{float(found.kl_star.value) - measured.floor.gap:.4f}", star + _with_error(found.kl_ref),
+        ])  # fmt: skip
+    return found_lines
+
+
+def page(options: RLBenchOptions, measured: Measured, figure: Figure) -> Path:
+    """Write ``index.html``: the picture, the table, and what could be had."""
+    optimum, floor = measured.optimum, measured.floor
+    tried = {name: found for name, found in measured.rows.items() if name in METHODS and name not in BOUNDED}
+    best = min(tried, key=lambda name: float(tried[name].kl_star.value)) if tried else "reference"
+    sheet = Sheet(
+        "unidiff bench rl",
+        f"{best} ends {_with_error(measured.rows[best].kl_star, 3)} nats from the optimum.",
+        f"{options.world}, {options.reward} reward, β = {options.beta:g}, {options.steps} steps, {options.variance} "
+        "variance. Each method is held to the one optimum p* ∝ p_ref e^{r/β} over paths, which is known here, and to the "
+        "least KL that any policy can have that keeps the reference's σ.",
+        [
+            (_with_error(optimum.reward, 3), "E* r, what could be had"),
+            (_with_error(optimum.reference_reward, 3), "E_ref r, the reference"),
+            (f"{floor.gap:.4f}", "nats, the least KL to p* with σ kept"),
+            (f"{floor.log_z:.4f}", "log Z"),
+        ],
+        {"The tilted law, and each method's samples over its contours": figure},
+        HEAD, lines(measured), frozenset(k for k, name in enumerate(measured.rows) if name == best),
+        ("* an upper bound.", f"{machine.named(options.place)}, torch {torch.__version__}."),
+    )  # fmt: skip
+    return write_sheet(sheet, options.out)
 
 
 def document(options: RLBenchOptions, measured: Measured) -> dict[str, Any]:
@@ -240,7 +267,7 @@ def document(options: RLBenchOptions, measured: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def picture(options: RLBenchOptions, measured: Measured) -> Path:
+def picture(options: RLBenchOptions, measured: Measured) -> Figure:
     """The world tilted by r/β, and each method's samples over its contours."""
     tilted, _ = measured.world.tilt_by(REWARDS[options.reward], options.beta)
     every = measured.rows["reference"].x0.double().cpu()
@@ -256,18 +283,20 @@ def picture(options: RLBenchOptions, measured: Measured) -> Path:
         for name, found in measured.rows.items()
     }
     title = f"p e^(r/β)/Z, {options.reward}, β = {options.beta:g}"
-    return save_beside(options.out / "rl.png", axes[0].numpy(), axes[1].numpy(), log_density.numpy(), samples, title)
+    return beside(axes[0].numpy(), axes[1].numpy(), log_density.numpy(), samples, title)
 
 
 def run(options: RLBenchOptions) -> dict[str, Any]:
-    """Measure, print, and write ``rl.json`` and ``rl.png``; returns the document."""
+    """Measure, print, and write ``index.html``, ``rl.json`` and ``rl.png``; returns the document."""
     console = Console(stderr=options.json, width=max(150, Console().width))
     options.out.mkdir(parents=True, exist_ok=True)
     measured = measure(options, console)
     told = document(options, measured)
     text = json.dumps(told, indent=2, allow_nan=False)
     (options.out / "rl.json").write_text(text + "\n", encoding="utf-8")
-    shown = picture(options, measured)
+    figure = picture(options, measured)
+    figure.savefig(options.out / "rl.png", dpi=144, facecolor="white")
+    shown = page(options, measured, figure)
     if options.json:
         sys.stdout.write(text + "\n")
     else:

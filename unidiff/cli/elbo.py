@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from unidiff.cli.measured import check_world, label, labels_of, level_count, measured_on, part_of
-from unidiff.cli.parsing import check_picture, parse, print_json
+from unidiff.cli.parsing import check_folder, check_picture, parse, print_json
 from unidiff.cli.sample import load
 from unidiff.core.boundary import check_condition, check_count, check_device, check_name, check_seed
 
@@ -20,6 +20,8 @@ BLOCK = 128
 """Data measured at once."""
 REPEATS = 4
 """Of the drawn terms, which tell their error."""
+HEAD = ("", "nats", "± s.e.", "bits/dim", "")
+DENSITY = "bits/dim are of a density: comparable at one scale of the data only"
 DECODERS = ("auto", "continuous", "discretised", "categorical")
 GRIDS = ("uniform", "log-snr")
 PICTURED = 1000
@@ -53,6 +55,7 @@ class ElboOptions:
         dtype: float32 or float64.
         seed: of every random draw.
         out: the picture of the terms, a .png.
+        report: folder of a page that shows the ledger and the picture; none if left out.
         json: print one JSON document instead of the table.
     """
 
@@ -73,6 +76,7 @@ class ElboOptions:
     dtype: str = "float32"
     seed: int = 0
     out: Path = Path("elbo.png")
+    report: Path | None = None
     json: bool = False
 
     def check(self) -> None:
@@ -96,6 +100,8 @@ class ElboOptions:
         label(self.condition)
         check_device(self.device)
         check_picture("out", self.out)
+        if self.report is not None:
+            check_folder("report", self.report)
         if Path(self.grid).suffix != ".json":
             check_name("grid", self.grid, GRIDS)
         elif self.first is not None:
@@ -125,6 +131,8 @@ def run(arguments: Sequence[str]) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=150, facecolor="white")
     document["picture"] = str(options.out)
+    if options.report is not None:
+        document["page"] = str(_page(options.report, document, figure))
     if options.json:
         print_json(document)
     else:
@@ -214,8 +222,20 @@ def show(document: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name, justify in (("", "left"), ("nats", "right"), ("± s.e.", "right"), ("bits/dim", "right"), ("", "left")):
+    for name, justify in zip(HEAD, ("left", "right", "right", "right", "left"), strict=True):
         table.add_column(name, justify=justify, style=None if name else "dim")  # pyright: ignore
+    for line in lines(document):
+        table.add_row(*line)
+    console.print(table)
+    if not document["probabilities"]:
+        console.print(DENSITY, style="dim")
+    console.print(f"the picture: {document['picture']}", highlight=False, soft_wrap=True)
+    if "page" in document:
+        console.print(f"the page: {document['page']}", highlight=False, soft_wrap=True)
+
+
+def lines(document: dict[str, Any]) -> list[list[str]]:
+    """The ledger's rows, as text under :data:`HEAD`."""
     unit = document["dim"] * math.log(2)
     # A density's is of one unit of the raw data, of which x is a multiple: that part belongs to what was reconstructed.
     offset = -math.log2(document["scale"])
@@ -226,27 +246,46 @@ def show(document: dict[str, Any], console: Console) -> None:
         "prior": "KL(q(x_N|x) ‖ p)", "diffusion": f"{steps}, {document['variance']} variance{drawn}",
         "reconstruction": f"−log p(x|x_0), {document['decoder']}",
     }  # fmt: skip
+    rows = []
     for name, row in document["ledger"].items():
         bits = row["mean"] / unit + (offset if name == "reconstruction" else 0.0)
-        table.add_row(name, f"{row['mean']:.4f}", f"{row['standard_error']:.4f}", f"{bits:.4f}", notes[name])
+        rows.append([name, f"{row['mean']:.4f}", f"{row['standard_error']:.4f}", f"{bits:.4f}", notes[name]])
     bits, elbo = document["bits_per_dim"], document["elbo"]
     spread = f"95% interval [{bits['low']:.4f}, {bits['high']:.4f}] over {document['n']} of {document['data']}"
     spread += "" if document["part"] is None else f" ({document['part']} data)"
-    table.add_row("−ELBO", f"{-elbo['mean']:.4f}", f"{elbo['standard_error']:.4f}", f"{bits['mean']:.4f}", spread)
+    rows.append(["−ELBO", f"{-elbo['mean']:.4f}", f"{elbo['standard_error']:.4f}", f"{bits['mean']:.4f}", spread])
     if "importance" in document:
         own = document["importance"]
         note = f"{own['paths']} paths a datum, {own['ess']:.2f} of them effective"
-        table.add_row(
-            "−IWAE", f"{-own['mean']:.4f}", f"{own['standard_error']:.4f}", f"{own['bits_per_dim']:.4f}", note
+        rows.append(
+            ["−IWAE", f"{-own['mean']:.4f}", f"{own['standard_error']:.4f}", f"{own['bits_per_dim']:.4f}", note]
         )
     if "truth" in document:
-        table.add_row(
-            "−log p", f"{-document['truth']:.4f}", "", f"{-document['truth'] / unit + offset:.4f}", "the data's own law"
-        )
-    console.print(table)
-    if not document["probabilities"]:
-        console.print("bits/dim are of a density: comparable at one scale of the data only", style="dim")
-    console.print(f"the picture: {document['picture']}", highlight=False, soft_wrap=True)
+        bits_of_truth = -document["truth"] / unit + offset
+        rows.append(["−log p", f"{-document['truth']:.4f}", "", f"{bits_of_truth:.4f}", "the data's own law"])
+    return rows
+
+
+def _page(folder: Path, document: dict[str, Any], figure: Any) -> Path:
+    from unidiff.report import Sheet, write_sheet
+
+    bits, elbo = document["bits_per_dim"], document["elbo"]
+    found = lines(document)
+    sheet = Sheet(
+        "unidiff elbo",
+        f"{bits['mean']:.4f} bits per dimension.",
+        "The variational bound as a ledger: what the prior costs, what each step from noise to data costs, and what is left "
+        "to the decoder. All of it adds up to the bound, in nats a datum.",
+        [
+            (f"{elbo['mean']:.3f}", "nats, the bound"), (f"{bits['low']:.4f}", "bits/dim, from"),
+            (f"{bits['high']:.4f}", "to, of 95% intervals"), (document["n"], f"of {document['data']}"),
+            (document["steps"] or "∞", "steps"),
+        ],
+        {"Each step's cost over log-SNR, and the sum from noise to data": figure},
+        HEAD, found, frozenset(k for k, line in enumerate(found) if line[0] == "−ELBO"),
+        () if document["probabilities"] else (f"{DENSITY[0].upper()}{DENSITY[1:]}.",),
+    )  # fmt: skip
+    return write_sheet(sheet, folder)
 
 
 def _told(interval: Any) -> dict[str, float]:

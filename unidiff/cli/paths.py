@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from unidiff.paths import Search
 
 _JUDGED = 0x5EED_0F_7A57E
-SEARCHED, LEARNED, DESCENDED = "searched", "learned", "descended"
+SEARCHED, LEARNED, DESCENDED = FOUND = ("searched", "learned", "descended")
+NEAREST = "hand-made grids at the candidates nearest to them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class PathsOptions:
         device: where to compute.
         dtype: float32 or float64.
         seed: of every random draw.
-        out: folder of paths.json, paths.png and a grid for each number of steps, for ``sample --grid`` and ``elbo --grid``.
+        out: folder of index.html, paths.json, paths.png and a grid for each number of steps, for ``sample --grid`` and
+            ``elbo --grid``.
         json: print the JSON document instead of the table.
     """
 
@@ -115,10 +117,12 @@ def run(arguments: Sequence[str]) -> int:
     figure.savefig(options.out / "paths.png", dpi=150, facecolor="white")
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     (options.out / "paths.json").write_text(text, encoding="utf-8")
+    page = _page(options.out, document, figure)
     if options.json:
         print_json(document)
     else:
         show(document, Console())
+        Console().print(f"the page: {page}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -231,18 +235,56 @@ def show(document: dict[str, Any], console: Console) -> None:
         f"{document['nodes']} steps between candidates, {document['seconds']:.1f} s",
         title_justify="left",
     )
-    for name in ("steps", "grid", f"cost, {document['unit']}", "± s.e.", "W2", "sliced W1"):
+    for name in _head(document):
         table.add_column(name, justify="left" if name == "grid" else "right")
     for steps, block in document["steps"].items():
         for name, row in block.items():
-            distances = [f"{row[name]:.4f}" if name in row else "–" for name in ("wasserstein2", "distance")]
-            style = "bold" if name in (SEARCHED, LEARNED, DESCENDED) else None
-            table.add_row(steps, name, f"{row['cost']:.5g}", f"{row['standard_error']:.2g}", *distances, style=style)
+            table.add_row(*_line(steps, name, row), style="bold" if name in FOUND else None)
         table.add_section()
     console.print(table)
-    console.print("hand-made grids at the candidates nearest to them", style="dim")
-    for steps, block in document["steps"].items():
-        if block[SEARCHED]["needed"]:
-            row = block[SEARCHED]
-            told = f"{steps} steps: {document['n']} samples do not tell the path from {row['rival']}"
-            console.print(f"{told}; about {row['needed']} would")
+    console.print(NEAREST, style="dim")
+    for line in _untold(document):
+        console.print(line)
+
+
+def _head(document: dict[str, Any]) -> tuple[str, ...]:
+    return ("steps", "grid", f"cost, {document['unit']}", "± s.e.", "W2", "sliced W1")
+
+
+def _line(steps: str, name: str, row: dict[str, Any]) -> list[str]:
+    distances = [f"{row[key]:.4f}" if key in row else "–" for key in ("wasserstein2", "distance")]
+    return [steps, name, f"{row['cost']:.5g}", f"{row['standard_error']:.2g}", *distances]
+
+
+def _untold(document: dict[str, Any]) -> list[str]:
+    """Where the samples do not tell the path from the next grid."""
+    return [
+        f"{steps} steps: {document['n']} samples do not tell the path from {block[SEARCHED]['rival']}; "
+        f"about {block[SEARCHED]['needed']} would"
+        for steps, block in document["steps"].items()
+        if block[SEARCHED]["needed"]
+    ]
+
+
+def _page(folder: Path, document: dict[str, Any], figure: Any) -> Path:
+    from unidiff.report import Sheet, write_sheet
+
+    rows = [(steps, name, row) for steps, block in document["steps"].items() for name, row in block.items()]
+    few = min(document["steps"], key=int)
+    block = document["steps"][few]
+    best = min((name for name in block if name not in FOUND), key=lambda name: block[name]["cost"])
+    sheet = Sheet(
+        "unidiff paths",
+        f"{few} steps cost {block[SEARCHED]['cost']:.4g} {document['unit']}; the best grid made by hand, {best}, "
+        f"{block[best]['cost']:.4g}.",
+        f"The times at which a few steps cost least: {document['search']} search among {document['nodes']} steps, by the "
+        f"cost {document['cost']} on {document['n']} of {document['data']}, beside grids that people made.",
+        [
+            (f"{document['seconds']:.1f} s", "for the search"), (document["n"], "data priced"),
+            (document["draws"], "draws of each grid measured"),
+        ],
+        {"Where each grid stops, and what grids of each number of steps cost": figure},
+        _head(document), [_line(*row) for row in rows], frozenset(k for k, row in enumerate(rows) if row[1] in FOUND),
+        (f"{NEAREST[0].upper()}{NEAREST[1:]}.", *(f"{line}." for line in _untold(document))),
+    )  # fmt: skip
+    return write_sheet(sheet, folder)

@@ -13,6 +13,7 @@ from unidiff.report.images import save_grid, save_samples, save_scatter
 from unidiff.report.interval import Shrinking, shrinking
 from unidiff.report.mathematics import Formulas
 from unidiff.report.progress import Bars
+from unidiff.report.sheet import Sheet, write_sheet
 from unidiff.report.summary import Row, by_view, rows
 from unidiff.report.table import print_report
 from unidiff.report.views import LOOKS, Look, look
@@ -26,6 +27,7 @@ __all__ = [
     "Formulas",
     "Look",
     "Row",
+    "Sheet",
     "Shrinking",
     "budget",
     "by_view",
@@ -43,4 +45,5 @@ __all__ = [
     "weightings",
     "write_conformance",
     "write_html",
+    "write_sheet",
 ]

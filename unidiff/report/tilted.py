@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -54,16 +53,6 @@ def beside(
     for axes in panels[1 + len(samples) :]:
         axes.set_axis_off()
     return figure
-
-
-def save_beside(
-    path: str | Path, x: Array, y: Array, log_density: Array, samples: Mapping[str, Array], title: str
-) -> Path:
-    """Write :func:`beside` as a PNG."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside(x, y, log_density, samples, title).savefig(path, dpi=144, facecolor="white")
-    return path
 
 
 def _levels(density: Array) -> list[float]:
