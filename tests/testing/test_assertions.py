@@ -12,7 +12,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import unidiff as ud
-from unidiff.identities.laws import ALGEBRAIC_C, FAMILY_ALARM, MOST_SCORES, Z_POWER, Means
+from unidiff.identities.laws import ALGEBRAIC_C, FAMILY_ALARM, MOST_SCORES, Z_POWER, Means, fitted_order
 from unidiff.testing import (
     Inconclusive,
     assert_algebraic,
@@ -92,7 +92,7 @@ def test_sigma_for_its_square_is_named_with_its_place() -> None:
         assert_gaussian_equal((law.mean, var), law)
 
 
-def test_covariances_are_compared_where_both_have_one() -> None:
+def test_covariances_are_compared_and_a_side_without_one_is_diagonal() -> None:
     world = ud.worlds.library.gaussian()
     torchs = torch.distributions.MultivariateNormal(world.mean, world.covariance)
     assert_gaussian_equal(world, torchs)
@@ -101,9 +101,82 @@ def test_covariances_are_compared_where_both_have_one() -> None:
     other = torch.distributions.MultivariateNormal(world.mean, turned)
     with pytest.raises(AssertionError, match=r"covariance\[(0, 1|1, 0)\]: got -0.3, expected 0.3"):
         assert_gaussian_equal(other, world)
-    assert_gaussian_equal(
-        torch.distributions.Independent(torch.distributions.Normal(world.mean, world.variance.sqrt()), 1), world
-    )
+    normal = torch.distributions.Normal(world.mean, world.variance.sqrt())
+    for side in (torch.distributions.Independent(normal, 1), normal, (world.mean, world.variance)):
+        with pytest.raises(AssertionError, match=r"covariance\[0, 1\]: got 0, expected 0.3"):
+            assert_gaussian_equal(side, world)
+        with pytest.raises(AssertionError, match=r"covariance\[0, 1\]: got 0.3, expected 0"):
+            assert_gaussian_equal(world, side)
+        diagonal = torch.distributions.MultivariateNormal(world.mean, world.variance.diag())
+        assert_gaussian_equal(side, diagonal)
+
+
+def test_what_has_two_moments_and_is_no_gaussian_is_refused() -> None:
+    zero, one = torch.zeros(2), torch.ones(2)
+    laplace = torch.distributions.Laplace(zero, one)
+    for law in (laplace, torch.distributions.Independent(laplace, 1), torch.distributions.LogNormal(zero, one)):
+        with pytest.raises(TypeError, match="got must be a Gaussian: .* got (Laplace|LogNormal)"):
+            assert_gaussian_equal(law, (law.mean, law.variance))
+    mixture = ud.worlds.library.mixture_2d()
+    with pytest.raises(ValueError, match=r"expected must be a Gaussian, got a mixture of \d components"):
+        assert_gaussian_equal((mixture.mean, mixture.variance), mixture)
+
+
+def test_blindness_is_of_the_worst_entry() -> None:
+    with pytest.raises(Inconclusive, match=r"value\[2\]: a relative violation of"):
+        assert_algebraic([1.0, 1.0, 1e-15], [1.0, 1.0, 2e-15], 1.0)
+    law = ud.Gaussian(torch.zeros(1, 3), torch.zeros(1, 3))
+    with pytest.raises(Inconclusive, match="condition 1e.06 is too much"):
+        assert_gaussian_equal(law, law, condition=torch.tensor([1.0, 1.0, 1e6]))
+
+
+def test_a_covariances_condition_is_of_its_own_two_entries() -> None:
+    mean, cov = torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    turned = cov.clone()
+    turned[0, 1] = turned[1, 0] = 70 * EPS[torch.float64]
+    law, other = (torch.distributions.MultivariateNormal(mean, v) for v in (cov, turned))
+    with pytest.raises(AssertionError, match=r"covariance\[0, 1\]"):
+        assert_gaussian_equal(other, law, condition=torch.tensor([1.0, 1.0, 100.0]))
+    assert_gaussian_equal(other, law, condition=torch.tensor([1.0, 100.0, 1.0]))
+
+
+@pytest.mark.parametrize("log_var", [-20.0, 20.0])
+def test_a_variance_is_stored_as_its_logarithm(log_var: float) -> None:
+    law = ud.Gaussian(torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), log_var, dtype=torch.float64))
+    assert_gaussian_equal((law.mean, law.var * (1 + 20 * ALGEBRAIC_C * EPS[torch.float64])), law)
+
+
+def test_a_distributions_distance_and_its_power_are_the_inequalitys() -> None:
+    n, family, alarm = 400, 8, 1e-3
+    x = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n  # the uniform law's quantiles: 1/(2n) off at most
+    allowed = math.sqrt(math.log(2 * family / alarm) / (2 * n))
+    caught = allowed + math.sqrt(math.log(1000) / (2 * n))
+
+    def off(by: float, bound: float) -> None:
+        law = lambda y: (y + by - 0.5 / n).clamp(0, 1)  # noqa: E731
+        assert_samples_from(x, law, bound=bound, false_alarm=alarm, family=family)
+
+    off(0.999 * allowed, 1.001 * caught)
+    with pytest.raises(AssertionError, match="distribution"):
+        off(1.001 * allowed, 1.001 * caught)
+    with pytest.raises(Inconclusive, match="distribution"):
+        off(0.0, 0.999 * caught)
+
+
+def test_a_worlds_scores_are_its_means_and_its_whole_covariance() -> None:
+    world = ud.worlds.library.gaussian()  # 3 means and 9 products
+    with pytest.raises(ValueError, match="family must be at least 12, the scores of this call, got 11"):
+        assert_samples_from(draws(200, 3), world, family=11)
+
+
+def test_errors_without_an_order_are_not_of_the_order_of_their_slope() -> None:
+    steps = [0.1, 0.05, 0.025, 0.0125]
+    errors = [h * c for h, c in zip(steps, (1.0, 4.0, 0.25, 1.0), strict=True)]
+    with pytest.raises(AssertionError, match=r"errors\[\d\] = .* times the fitted line; allowed a factor of 1.52"):
+        assert_order(errors, steps, fitted_order(steps, errors))
+    few = [0.19, 0.15, 0.1]
+    with pytest.raises(Inconclusive, match="step_sizes span a factor of 1.9; an order shows over a factor of 2"):
+        assert_order(few, few, 1)
 
 
 def test_a_point_mass_is_a_point_mass() -> None:
@@ -332,6 +405,23 @@ GAUSSIAN = standard(2)
         ),
         (lambda: assert_gaussian_equal((X, X[:, :1, None]), GAUSSIAN), ValueError, "got's variance must broadcast"),
         (lambda: assert_gaussian_equal((X, 1.0), (X, -1.0)), ValueError, "expected's variance must be at least 0"),
+        (
+            lambda: assert_gaussian_equal(GAUSSIAN, GAUSSIAN, condition=[1.0, 1.0, 1.0]),
+            ValueError,
+            r"condition must broadcast to the mean's shape \[1, 2\], got \[3\]",
+        ),
+        (lambda: assert_algebraic(1.0, 1.0, math.nan), ValueError, "kappa must be at least 0, got nan"),
+        (lambda: assert_algebraic(1.0, 1.0, -1.0), ValueError, "kappa must be at least 0, got -1.0"),
+        (
+            lambda: assert_algebraic(1.0, 1.0, 1.0, dtype="float32"),  # pyright: ignore
+            TypeError,
+            "dtype must be a floating torch.dtype, got 'float32'",
+        ),
+        (
+            lambda: assert_gaussian_equal(GAUSSIAN, GAUSSIAN, dtype=torch.int64),
+            ValueError,
+            "dtype must be a floating torch.dtype, got torch.int64",
+        ),
         (lambda: assert_gaussian_equal(GAUSSIAN, GAUSSIAN, condition=0.5), ValueError, "condition must be at least 1"),
         (
             lambda: assert_gaussian_equal((X, 1.0), GAUSSIAN),
