@@ -236,7 +236,7 @@ class Means:
         rounded = size if terms is None else terms.detach().to("cpu", torch.float64).abs().reshape(-1)
         floor = ALGEBRAIC_C * torch.finfo(dtype).eps * torch.maximum(rounded, difference.abs().mean(0))
         above = (mean.abs() - floor).clamp(min=0)
-        unseen = z_power(limit) * error + floor
+        unseen = z_power(torch.as_tensor(limit, dtype=torch.float64)) * error + floor
         return Means(
             mean, error, floor,
             torch.where(above == 0, above, above / error), torch.where(unseen == 0, unseen, unseen / size),
