@@ -99,8 +99,10 @@ def unidiff_device(request: pytest.FixtureRequest) -> torch.device:
 def unidiff_generator(
     request: pytest.FixtureRequest, unidiff_seed: int, unidiff_device: torch.device
 ) -> torch.Generator:
-    """On the device, seeded by the run's seed and the test's name: no test's draws depend on which others ran."""
+    """On the device, seeded by the run's seed, the test's module, name and case: draws depend on no other test."""
     import torch
 
-    digest = hashlib.sha256(f"{unidiff_seed}/{request.node.nodeid}".encode()).digest()
+    # Not the node's id, whose path depends on the folder that the run was started for.
+    own = f"{request.node.module.__name__}.{request.node.getmodpath(stopatmodule=True)}"
+    digest = hashlib.sha256(f"{unidiff_seed}/{own}".encode()).digest()
     return torch.Generator(unidiff_device).manual_seed(int.from_bytes(digest[:7], "big"))

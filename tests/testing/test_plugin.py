@@ -41,6 +41,13 @@ def test_draws_repeat_are_each_tests_own_and_follow_the_options(pytester: pytest
     assert other[0].split("[")[1] != first[0].split("[")[1]
 
 
+def test_draws_do_not_depend_on_the_root_of_the_run(pytester: pytest.Pytester) -> None:
+    below = pytester.mkdir("below")
+    pytester.makepyfile(DRAWS).rename(below / "test_own.py")
+    found = [drawn(pytester, "--rootdir", str(root), str(below)) for root in (pytester.path, below)]
+    assert found[0] == found[1]
+
+
 def test_the_header_repeats_the_run_and_the_marker_selects(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(DRAWS)
     found = pytester.runpytest_inprocess(*PLUGIN, "--unidiff-seed=7", "-m", "unidiff", "--strict-markers", "--co", "-v")

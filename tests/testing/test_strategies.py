@@ -14,6 +14,7 @@ import unidiff as ud
 from unidiff.testing import strategies as kit
 
 QUICK = settings(database=None, derandomize=True, max_examples=200, deadline=None)
+MANY = settings(QUICK, max_examples=2000)
 EVERY_KIND = pytest.mark.parametrize("kind", kit.KINDS)
 
 
@@ -141,6 +142,11 @@ def test_times_of_a_schedule_are_those_with_a_finite_log_snr() -> None:
 
 def test_short_steps_are_drawn_where_asked_and_not_else() -> None:
     assert find(kit.time_pairs(short=True), lambda p: p[1] - p[0] < 1e-5, settings=QUICK) == (0.25, 0.25 + 1e-6)
+    at_the_last = find(kit.time_pairs(short=True), lambda p: p[1] == 1.0 and p[1] - p[0] < 2e-3, settings=MANY)
+    assert at_the_last == (1 - 1e-3, 1.0)
+    find(kit.time_pairs(short=True), lambda p: p[0] == 0.01 and p[1] - p[0] < 2e-3, settings=MANY)
+    with pytest.raises(TypeError, match="of must be a SearchStrategy, got 3"):
+        find(kit.steps(of=3), lambda _: True, settings=QUICK)  # pyright: ignore
     lengths = []
 
     @given(kit.time_pairs())

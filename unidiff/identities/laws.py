@@ -5,9 +5,11 @@ algebraic     |lhs − rhs| ≤ c·eps(dtype)·κ with c = 64 throughout, κ the
               least half of the members; else the verdict is inconclusive, never pass.
 quadrature    |lhs − rhs| ≤ tolerance, both refined until their own error estimate is a tenth of it.
 monte_carlo   a z-test of mean difference zero. The suite makes fewer than 2^20 z-scores in one run; each is tested at
-              1e-6/2^20, so a run of true identities raises an alarm with probability below 1e-6 (Bonferroni). The
-              smallest relative violation caught with probability 0.999 must be within the identity's stated bound,
-              else the verdict is inconclusive, never pass.
+              1e-6/2^20, so a run of true identities raises an alarm with probability below 1e-6 (Bonferroni) as far as
+              their means are normal: in the limit of many draws, from above for normal draws (Student's tail), and
+              slowly for skewed ones (`unidiff.testing` corrects its own for both). The smallest relative violation caught
+              with probability 0.999 must be within the identity's stated bound, else the verdict is inconclusive, never
+              pass.
 order         the slope of log error on log step, within 0.2 of the declared order.
 bound         an inequality, by its margin.
 """
@@ -18,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from scipy.stats import norm
@@ -35,12 +37,15 @@ MOST_SCORES = 2**20
 MISS = 1e-3
 
 
+Limit = TypeVar("Limit", float, Tensor)
+
+
 def z_limit(alarm: float, scores: float) -> float:
     """The |z| that one of ``scores`` true identities exceeds with probability below ``alarm`` (Bonferroni, two tails)."""
     return float(norm.isf(0.5 * alarm / scores))
 
 
-def z_power(limit: float) -> float:
+def z_power(limit: Limit) -> Limit:
     """The |z| of a violation that exceeds ``limit`` with probability 1 − ``MISS``."""
     return limit + float(norm.isf(MISS))
 
@@ -213,15 +218,25 @@ class Means:
     caught: Tensor
 
     @staticmethod
-    def of(difference: Tensor, size: Tensor, dtype: torch.dtype, limit: float = Z_LIMIT) -> Means:
-        """Of draws ``[n, …]`` and the size of their terms, ``[…]`` or ``[]``."""
+    def of(
+        difference: Tensor,
+        size: Tensor,
+        dtype: torch.dtype,
+        limit: float | Tensor = Z_LIMIT,
+        terms: Tensor | None = None,
+    ) -> Means:
+        """Of draws ``[n, …]`` and a size ``[…]`` or ``[]``, which is that of the terms that were rounded.
+
+        The limit is one for all, or ``[K]``; ``terms`` is the size of what was rounded, where it is another.
+        """
         difference = difference.detach().to("cpu", torch.float64).reshape(difference.shape[0], -1)
         size = size.detach().to("cpu", torch.float64).abs().reshape(-1)
         mean, error = difference.mean(0), difference.std(0) / math.sqrt(difference.shape[0])
         # Rounding in the terms, which no number of draws averages away; where their draws are all alike, it is all there is.
-        floor = ALGEBRAIC_C * torch.finfo(dtype).eps * torch.maximum(size, difference.abs().mean(0))
+        rounded = size if terms is None else terms.detach().to("cpu", torch.float64).abs().reshape(-1)
+        floor = ALGEBRAIC_C * torch.finfo(dtype).eps * torch.maximum(rounded, difference.abs().mean(0))
         above = (mean.abs() - floor).clamp(min=0)
-        unseen = z_power(limit) * error + floor
+        unseen = z_power(torch.as_tensor(limit, dtype=torch.float64)) * error + floor
         return Means(
             mean, error, floor,
             torch.where(above == 0, above, above / error), torch.where(unseen == 0, unseen, unseen / size),

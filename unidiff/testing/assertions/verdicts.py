@@ -25,7 +25,7 @@ def as_tensor(argument: str, value: Any) -> Tensor:
     """
     try:
         found = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, ndmin=0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{argument} must be a tensor, an array or numbers, got {value!r}") from None
     if found.is_complex():
         raise TypeError(f"{argument} must be real, got {found.dtype}")
@@ -33,6 +33,17 @@ def as_tensor(argument: str, value: Any) -> Tensor:
         raise ValueError(f"{argument} must hold at least one number, got shape {list(found.shape)}")
     found = found.detach()
     return found if found.is_floating_point() else found.to(torch.float64)
+
+
+def check_rounding(dtype: Any, *tensors: Tensor) -> torch.dtype:
+    """``dtype``, a real floating one, or for None the coarsest of the tensors'."""
+    if dtype is None:
+        return coarsest(*tensors)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a floating torch.dtype, got {dtype!r}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating torch.dtype, got {dtype}")
+    return dtype
 
 
 def coarsest(*tensors: Tensor) -> torch.dtype:

@@ -61,8 +61,8 @@ def time_pairs(
     Args:
         schedule: leaves out the ends at which its log-SNR is infinite, so that the data at t = 0 may be a point.
         ends: whether 0 and 1 are drawn at all.
-        short: whether steps of 10⁻³ … 10⁻⁶ are drawn too, over which a formula that subtracts loses its digits; else
-            t − s is at least 0.01.
+        short: whether steps of 10⁻³ … 10⁻⁶ are drawn too, from 0.01 to the last time, over
+            which a formula that subtracts loses its digits; else t − s is at least 0.01.
     """
     check_flag("short", short)
     first, last = _reach(schedule, ends)
@@ -76,8 +76,11 @@ def time_pairs(
         plain = draw(decimals(first, (t - 1) / 100, max(t // 2, low) / 100, 2))
         s = first if draw(_SELDOM) else plain
         gap = draw(_GAPS) if short else 0.0
+        late = draw(_SELDOM) if short else False
+        if not gap:
+            return s, t / 100
         # Before 0.01 a power of t is so flat that λ at two such times may be one number.
-        return (max(s, 0.01), max(s, 0.01) + gap) if gap else (s, t / 100)
+        return (t / 100 - gap, t / 100) if late and t > 1 else (max(s, 0.01), max(s, 0.01) + gap)
 
     return pairs()
 
@@ -108,6 +111,8 @@ def steps(draw: DrawFn, of: SearchStrategy[Schedule] | None = None, ends: bool =
 
     ``ends`` and ``short`` as in :func:`time_pairs`.
     """
+    if of is not None:
+        check_type("of", of, SearchStrategy)
     schedule = draw(schedules() if of is None else of)
     s, t = draw(time_pairs(schedule, ends, short))
     return Step(schedule, s, t)
