@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def test_there_and_back_is_the_same_scheduler(kind: Any) -> None:
     core = ud.interop.diffusers.core(unet(), first)
     back = ud.interop.diffusers.scheduler(core, kind)
     assert type(back).__name__ == {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}[kind]
-    assert torch.equal(back.betas, first.betas)
+    assert torch.equal(back.betas, first.betas.double())
     assert back.config.prediction_type == "v_prediction"
     assert not back.config.clip_sample
 
@@ -36,6 +37,41 @@ def test_other_schedules_are_read_at_the_times_given() -> None:
     theirs = ud.interop.diffusers.schedule(back)
     own = torch.arange(1, 51, dtype=torch.float64) / 50
     torch.testing.assert_close(theirs.log_snr(own[:-1]), core.schedule.log_snr(times[:-1]), rtol=1e-5, atol=1e-5)
+
+
+STEEP = ud.Diffusion(ud.Schedule.cosine(15.0, -20.0), ud.worlds.OracleDenoiser(ud.worlds.library.mixture_2d()))
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim"])
+@pytest.mark.parametrize("steps", [10, 20, 50, 200])
+def test_its_levels_are_the_cores_at_every_timestep(kind: Any, steps: int) -> None:
+    times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        back = ud.interop.diffusers.scheduler(STEEP, kind, times=times)
+    level = STEEP.schedule.level(times)
+    torch.testing.assert_close(back.alphas_cumprod, level.alpha**2, rtol=1e-13, atol=0)
+    torch.testing.assert_close(back.alphas.cumprod(0), back.alphas_cumprod, rtol=1e-12, atol=0)
+    torch.testing.assert_close(1 - back.betas, back.alphas, rtol=1e-7, atol=0)  # of 1 − β no more is left
+    x, e = torch.randn(2, 3, 2, generator=seeded(), dtype=torch.float64)
+    noised = back.add_noise(x, e, torch.full((3,), steps - 1))
+    torch.testing.assert_close(noised, level.alpha[-1] * x + level.sigma[-1] * e, rtol=1e-12, atol=1e-12)
+
+
+def test_levels_that_a_config_cannot_hold_are_refused_or_told() -> None:
+    for times, n, fall in (([1 / 3, 2 / 3, 1.0], 2, "8.25e-09"), ([0.1, 0.3, 1.0], 2, "2.6e-09")):
+        with pytest.raises(ValueError, match=f"times must have betas below 1 in float32.* 1 - {fall} at timestep {n}"):
+            ud.interop.diffusers.scheduler(STEEP, times=times)
+    with pytest.raises(ValueError, match="core must have betas below 1 in float32"):
+        ud.interop.diffusers.scheduler(ud.Diffusion(ud.Schedule.from_betas([0.1, 1 - 1e-9]), STEEP.denoiser))
+    with pytest.warns(UserWarning, match="its config keeps beta in float32.* SNR 29% off at timestep 9") as told:
+        back = ud.interop.diffusers.scheduler(STEEP, times=torch.arange(1, 11, dtype=torch.float64) / 10)
+    assert len(told) == 1
+    anew = type(back).from_config(back.config).alphas_cumprod.double()
+    assert ((anew / back.alphas_cumprod)[-1] - 1).abs().item() == pytest.approx(0.29, abs=0.01)
+    # ᾱ of 1 − 3e-9 is 1 in float32, without noise.
+    with pytest.warns(UserWarning, match="SNR inf% off at timestep 0"):
+        ud.interop.diffusers.scheduler(ud.Diffusion(ud.Schedule.cosine(25.0, -5.0), STEEP.denoiser), times=[1e-5, 0.5, 1.0])
 
 
 def test_diffusers_own_loop_with_it_samples_the_core() -> None:
