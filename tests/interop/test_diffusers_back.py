@@ -71,7 +71,9 @@ def test_levels_that_a_config_cannot_hold_are_refused_or_told() -> None:
     assert ((anew / back.alphas_cumprod)[-1] - 1).abs().item() == pytest.approx(0.29, abs=0.01)
     # ᾱ of 1 − 3e-9 is 1 in float32, without noise.
     with pytest.warns(UserWarning, match="SNR inf% off at timestep 0"):
-        ud.interop.diffusers.scheduler(ud.Diffusion(ud.Schedule.cosine(25.0, -5.0), STEEP.denoiser), times=[1e-5, 0.5, 1.0])
+        ud.interop.diffusers.scheduler(
+            ud.Diffusion(ud.Schedule.cosine(25.0, -5.0), STEEP.denoiser), times=[1e-5, 0.5, 1.0]
+        )
 
 
 def test_diffusers_own_loop_with_it_samples_the_core() -> None:
@@ -145,6 +147,36 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match=r"got diffusion_pytorch_model.bin in .*, which would have to be unpickled"):
         ud.interop.diffusers.load(tmp_path)
+
+
+def test_weights_that_are_not_the_unets_are_refused(tmp_path: Path) -> None:
+    files = need("safetensors.torch")
+    saved(tmp_path, unet(), scheduler())
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = files.load_file(path)
+    lacking = {key: value for key, value in whole.items() if key != "conv_out.weight"}
+    for weights, message in (
+        (lacking, r"missing conv_out.weight \(1\)"),
+        (whole | {"other": torch.ones(1)}, r"unexpected other \(1\)"),
+        (whole | {"conv_out.weight": torch.ones(1, 8, 1, 1)}, r"mismatched conv_out.weight \(1\)"),
+        (lacking | {"other": torch.ones(1)}, r"missing conv_out.weight \(1\); unexpected other \(1\)"),
+    ):
+        files.save_file(weights, path)
+        with pytest.raises(ValueError, match=f"folder must hold the UNet's weights.*{tmp_path / 'unet'}.*{message}"):
+            ud.interop.diffusers.load(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [3, None])
+def test_a_folder_that_is_no_path(folder: Any) -> None:
+    with pytest.raises(TypeError, match=f"folder must be a str or a Path, got {folder}"):
+        ud.interop.diffusers.load(folder)
+
+
+@pytest.mark.parametrize(("preconditioning", "name"), [("edm", "epsilon"), ("none", "sample")])
+def test_a_preconditioned_networks_prediction_is_not_its_output(preconditioning: Any, name: str) -> None:
+    network = ud.Denoiser(lambda x, log_snr, c: x, (2,), "x0", preconditioning=preconditioning)
+    core = ud.Diffusion(ud.Schedule.cosine(8.0, -8.0), network)
+    assert ud.interop.diffusers.scheduler(core, times=[0.5, 1.0]).config.prediction_type == name
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
