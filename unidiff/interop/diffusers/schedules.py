@@ -33,13 +33,17 @@ def schedule(scheduler: Any) -> FromBetas:
 
     Raises:
         TypeError: a scheduler without ``alphas_cumprod`` (of flow matching, or of σ alone).
-        ValueError: an ``alphas_cumprod`` that does not fall strictly within (0, 1); zero SNR at its last timestep.
+        ValueError: an ``alphas_cumprod`` that does not fall strictly within (0, 1); zero SNR at its last timestep;
+            σ of a flow (``use_flow_sigmas``).
     """
     table = attribute(scheduler, "alphas_cumprod")
     kept = as_sequence("scheduler.alphas_cumprod", table)
-    if kept.numel() and kept[-1] == 0:
+    _check_levels(scheduler)
+    zero = getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False)
+    if kept.numel() and (zero or kept[-1] == 0):
         raise ValueError(
-            "scheduler.alphas_cumprod must be above 0, got 0 at its last timestep (rescale_betas_zero_snr=True): "
+            f"scheduler must keep its SNR above zero, got {kept[-1].item():.3g} at its last timestep of alphas_cumprod, for "
+            "zero SNR (rescale_betas_zero_snr=True): "
             "a schedule that reaches zero SNR there has no finite log-SNR between the last two timesteps"
         )
     falls = torch.cat([kept.new_ones(1), kept, kept.new_zeros(1)]).diff() < 0
@@ -64,12 +68,20 @@ def grid(scheduler: Any) -> TimeGrid:
 
     Raises:
         TypeError: a scheduler without ``timesteps`` or ``alphas_cumprod``.
-        ValueError: timesteps that do not fall strictly within 0 … T − 1.
+        ValueError: timesteps that do not fall strictly within 0 … T − 1; ``use_flow_sigmas``.
     """
     steps = len(attribute(scheduler, "alphas_cumprod"))
+    _check_levels(scheduler)
     n = as_sequence("scheduler.timesteps", attribute(scheduler, "timesteps")).flip(0)
     if n.numel() == 0 or not bool((n.diff() > 0).all()) or n[0] < 0 or n[-1] > steps - 1:
-        raise ValueError(f"scheduler.timesteps must fall strictly within {steps - 1} … 0, got {n.flip(0).tolist()}")
+        again = (
+            ", which repeat: more than one call a step, as PNDM and Heun make, is no grid"
+            if bool((n.diff() == 0).any())
+            else ""
+        )
+        raise ValueError(
+            f"scheduler.timesteps must fall strictly within {steps - 1} … 0, got {n.flip(0).tolist()}{again}"
+        )
     config = attribute(scheduler, "config")
     held = getattr(config, "set_alpha_to_one", True) is False or (
         getattr(config, "final_sigmas_type", "zero") == "sigma_min"
@@ -179,6 +191,14 @@ def _warn_of_config(rebuilt: Tensor, log_alpha2: Tensor) -> None:
             f"make of it has an SNR {off[n].item():.0%} off at timestep {n}",
             UserWarning,
             stacklevel=3,
+        )
+
+
+def _check_levels(scheduler: Any) -> None:
+    if getattr(getattr(scheduler, "config", None), "use_flow_sigmas", False):
+        raise ValueError(
+            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through levels of "
+            "flow matching, not through alphas_cumprod"
         )
 
 
