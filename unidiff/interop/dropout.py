@@ -10,7 +10,7 @@ _LAYERS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 
 
 def warn_of_dropout(argument: str, model: object) -> None:
-    """Warn once, by a UserWarning, of a layer of ``model`` in training mode that drops with p > 0; by ``.eval()`` it stops."""
+    """Warn once, by a UserWarning, of a layer of ``model`` in training mode that drops with p > 0."""
     if not isinstance(model, nn.Module):
         return
     for name, layer in model.named_modules():

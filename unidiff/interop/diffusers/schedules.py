@@ -74,11 +74,8 @@ def grid(scheduler: Any) -> TimeGrid:
     _check_levels(scheduler)
     n = as_sequence("scheduler.timesteps", attribute(scheduler, "timesteps")).flip(0)
     if n.numel() == 0 or not bool((n.diff() > 0).all()) or n[0] < 0 or n[-1] > steps - 1:
-        again = (
-            ", which repeat: more than one call a step, as PNDM and Heun make, is no grid"
-            if bool((n.diff() == 0).any())
-            else ""
-        )
+        twice = bool((n.diff() == 0).any())
+        again = ", which repeat: more than one call a step, as of PNDM and Heun, is no grid" if twice else ""
         raise ValueError(
             f"scheduler.timesteps must fall strictly within {steps - 1} … 0, got {n.flip(0).tolist()}{again}"
         )
@@ -102,7 +99,7 @@ def scheduler(
 
     Nothing is clipped, the last step goes to the data, and spacing is "trailing", which begins at t = 1. ``variance_type``
     is "learned_range" for a core whose network has a fraction, else "fixed_small" (here: "posterior"). Its ``betas``,
-    ``alphas`` and ``alphas_cumprod`` are float64, ᾱ from log α²; its config keeps β in float32, and from_config makes ᾱ of it.
+    ``alphas`` and ``alphas_cumprod`` are float64, ᾱ from log α²; from_config makes ᾱ of the config's β in float32.
 
     Args:
         core: with a variance-preserving schedule.
@@ -187,8 +184,8 @@ def _warn_of_config(rebuilt: Tensor, log_alpha2: Tensor) -> None:
     if bool((off > _CONFIG).any()):
         n = int(off.argmax())
         warnings.warn(
-            f"the scheduler's own levels are exact, but its config keeps beta in float32: what save_pretrained or from_config "
-            f"make of it has an SNR {off[n].item():.0%} off at timestep {n}",
+            f"the scheduler's own levels are exact, but its config keeps beta in float32: what from_config makes "
+            f"of it has an SNR {off[n].item():.0%} off at timestep {n}",
             UserWarning,
             stacklevel=3,
         )
@@ -197,8 +194,8 @@ def _warn_of_config(rebuilt: Tensor, log_alpha2: Tensor) -> None:
 def _check_levels(scheduler: Any) -> None:
     if getattr(getattr(scheduler, "config", None), "use_flow_sigmas", False):
         raise ValueError(
-            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through levels of "
-            "flow matching, not through alphas_cumprod"
+            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through levels "
+            "of flow matching, not through alphas_cumprod"
         )
 
 

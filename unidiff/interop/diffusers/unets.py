@@ -49,7 +49,8 @@ def core(
         event_shape: ``[C, H, W]`` of a datum; None for what the UNet's config says.
 
     Raises:
-        TypeError: a unet that is no module, a model of diffusers' that is no such UNet, or lacks an attribute that its kind has; a scheduler that lacks one.
+        TypeError: a unet that is no module, a model of diffusers' that is no such UNet, or one that
+            lacks an attribute that its kind has; a scheduler that lacks one.
         ValueError: a prediction or variance that a core has none of; channels that do not match; prompts that are missing,
             of another shape, or for a UNet that takes none; any other condition than these; a time embedding or
             a kind of timestep that is not of n = 0 … T − 1.
