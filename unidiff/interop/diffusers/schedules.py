@@ -194,8 +194,8 @@ def _warn_of_config(rebuilt: Tensor, log_alpha2: Tensor) -> None:
 def _check_levels(scheduler: Any) -> None:
     if getattr(getattr(scheduler, "config", None), "use_flow_sigmas", False):
         raise ValueError(
-            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through levels "
-            "of flow matching, not through alphas_cumprod"
+            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through "
+            "levels of flow matching, not alphas_cumprod"
         )
 
 
