@@ -160,3 +160,12 @@ def test_what_is_none_of_theirs_is_refused() -> None:
         ud.interop.azula.schedule(theirs("VPSchedule")).config()
     with pytest.raises(ValueError, match="config must be of a schedule of unidiff's"):
         ud.Schedule.from_config({"kind": "foreign"})
+
+
+def test_dropout_that_is_on_warns() -> None:
+    backbone = Backbone()
+    backbone.net.append(nn.Dropout(0.2))
+    denoiser = denoise.SimpleDenoiser(backbone, theirs("VPSchedule"))
+    with pytest.warns(UserWarning, match="denoiser is in training mode and drops with p = 0.2 in backbone.net.3"):
+        ud.interop.azula.core(denoiser, (3,))
+    ud.interop.azula.core(denoiser.eval(), (3,))

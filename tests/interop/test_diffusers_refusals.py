@@ -107,6 +107,70 @@ def test_timesteps_that_are_no_grid() -> None:
             ud.interop.diffusers.grid(sched)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own business
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "HeunDiscreteScheduler"])
+def test_timesteps_that_repeat_are_told(kind: str) -> None:
+    sched = scheduler(kind)
+    sched.set_timesteps(5)
+    with pytest.raises(ValueError, match="which repeat: more than one call a step"):
+        ud.interop.diffusers.grid(sched)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own business
+def test_schedulers_of_other_conventions() -> None:
+    with pytest.raises(
+        ValueError, match="scheduler.config.timestep_type must be None or 'discrete' for a core, got 'con"
+    ):
+        core(unet(), scheduler("EulerDiscreteScheduler", timestep_type="continuous", prediction_type="v_prediction"))
+    for kind in ("EulerDiscreteScheduler", "UniPCMultistepScheduler"):
+        with pytest.raises(ValueError, match=r"above zero, got .* for zero SNR \(rescale_betas_zero_snr=True\)"):
+            core(unet(), scheduler(kind, rescale_betas_zero_snr=True))
+    for kind in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler"):
+        flow = scheduler(kind, use_flow_sigmas=True)
+        flow.set_timesteps(5)
+        for read in (ud.interop.diffusers.schedule, ud.interop.diffusers.grid, lambda own: core(unet(), own)):
+            with pytest.raises(ValueError, match=f"use_flow_sigmas must be False, got True: {kind}"):
+                read(flow)
+
+
+def test_models_of_other_conventions() -> None:
+    table = embeddings()
+    text: Any = {"prompts": table[:3], "null": table[3]}
+    for kind in ("learned", "fourier"):
+        model = unet(time_embedding_type=kind, num_train_timesteps=T)
+        with pytest.raises(
+            ValueError, match=f"unet.config.time_embedding_type must be None or 'positional'.* got '{kind}'"
+        ):
+            core(model, scheduler())
+    with pytest.raises(ValueError, match="unet.config.time_cond_proj_dim must be None for a core, got 4"):
+        core(text_unet(time_cond_proj_dim=4), scheduler(), **text)
+    with pytest.raises(ValueError, match="addition_embed_type_num_heads must divide .*, 6, got 4"):
+        core(text_unet(addition_embed_type="text", addition_embed_type_num_heads=4), scheduler(), **text)
+    pooled = core(text_unet(addition_embed_type="text", addition_embed_type_num_heads=3), scheduler(), **text)
+    assert pooled.predict(torch.ones(1, 1, 4, 4), 0.5, torch.tensor([1])).eps.shape == (1, 1, 4, 4)
+    transformer = need("diffusers").DiTTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=8, in_channels=1, num_layers=1, sample_size=4, num_embeds_ada_norm=10
+    )
+    with pytest.raises(
+        TypeError, match="unet must be a UNet2DModel or UNet2DConditionModel, got DiTTransformer2DModel"
+    ):
+        core(transformer, scheduler())
+
+
+def test_num_classes_that_is_no_number() -> None:
+    with pytest.raises(ValueError, match="num_classes must be an integer of at least 1, got '3'"):
+        core(unet(num_class_embeds=4), scheduler(), num_classes="3")
+
+
+def test_dropout_that_is_on_warns() -> None:
+    model = unet(dropout=0.1).train()
+    with pytest.warns(UserWarning, match=r"unet is in training mode and drops with p = 0.1 in .*\.eval\(\)") as told:
+        core(model, scheduler())
+    assert len(told) == 1
+    core(model.eval(), scheduler())
+    core(unet().train(), scheduler())
+
+
 def test_a_network_of_timesteps_needs_levels_that_it_is_told_of() -> None:
     from unidiff.interop.timesteps import TimestepNetwork
 

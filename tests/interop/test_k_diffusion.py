@@ -93,6 +93,34 @@ def test_labels_go_by_their_keyword() -> None:
     assert back(x, torch.tensor([1.0, 2.0]), condition=label, guidance=2.0)[:, 0].tolist() == [-5.0, -1.0]
 
 
+@pytest.mark.parametrize(("output", "name"), [(None, "NoneType"), ((torch.ones(2, 2),), "tuple")])
+def test_a_model_that_returns_no_tensor_is_told(output: Any, name: str) -> None:
+    core = ud.interop.k_diffusion.core(lambda x, sigma: output, (2,), sigma_min=0.1, sigma_max=1.0)
+    with pytest.raises(TypeError, match=f"model must return a Tensor, the denoised state, got {name}"):
+        core.predict(torch.ones(2, 2), 0.5)
+
+
+def test_dropout_that_is_on_warns() -> None:
+    ends: Any = {"sigma_min": 0.1, "sigma_max": 1.0}
+    dropping = torch.nn.Dropout(0.5)
+    with pytest.warns(UserWarning, match="model is in training mode and drops with p = 0.5 in itself"):
+        ud.interop.k_diffusion.core(dropping, (2,), **ends)
+    ud.interop.k_diffusion.core(dropping.eval(), (2,), **ends)
+
+
+@pytest.mark.parametrize("end", ["sigma_min", "sigma_max"])
+@pytest.mark.parametrize("schedule", [ud.Schedule.karras(0.02, 30.1), ud.Schedule.karras(0.0201, 30.3)])
+def test_an_end_rounded_to_float32_is_the_end(schedule: ud.Schedule, end: str) -> None:
+    model = ud.interop.k_diffusion.model(exact(schedule))
+    own, toward = getattr(model, end), {"sigma_min": 0.0, "sigma_max": float("inf")}[end]
+    outer = torch.nextafter(torch.tensor(own), torch.tensor(toward))  # beyond by one float32 at most
+    assert outer.item() < own if end == "sigma_min" else outer.item() > own
+    x = torch.ones(2, 2, dtype=torch.float64)
+    torch.testing.assert_close(model(x, outer), model(x, torch.tensor(own).double()), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="sigma must lie in"):
+        model(x, outer * (1 - 1e-5 if end == "sigma_min" else 1 + 1e-5))
+
+
 def test_refusals() -> None:
     k = ud.interop.k_diffusion
     model, x = k.model(exact()), torch.ones(2, 2, dtype=torch.float64)
@@ -101,6 +129,7 @@ def test_refusals() -> None:
         ((denoised, (2,)), ValueError, "sigma_min must be given"),
         ((denoised, (2,), 0.0, 1.0), ValueError, r"sigma_min must lie in \[1e-06, 1e\+06\], got 0"),
         ((denoised, (2,), 1.0, 1.0), ValueError, "sigma_max must exceed sigma_min"),
+        ((denoised, (2,), "a", 1.0), TypeError, "sigma_min must be a number, got 'a'"),
         ((denoised, 2, 0.1, 1.0), ValueError, "event_shape must be a tuple"),
     ):
         names = dict(zip(("model", "event_shape", "sigma_min", "sigma_max"), arguments, strict=False))

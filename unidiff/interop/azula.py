@@ -16,6 +16,7 @@ from unidiff.core.boundary import check_count, check_type, send
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule import Schedule
+from unidiff.interop.dropout import warn_of_dropout
 from unidiff.interop.foreign import Foreign, foreign
 from unidiff.interop.library import library
 
@@ -55,6 +56,9 @@ def core(
     Raises:
         TypeError: no azula denoiser, or one without a schedule.
         ValueError: event_shape, num_classes or the schedule.
+
+    Warns:
+        UserWarning: dropout that is on.
     """
     if not isinstance(denoiser, _denoise.Denoiser):
         raise TypeError(f"denoiser must be an azula Denoiser, got {type(denoiser).__name__}")
@@ -62,6 +66,7 @@ def core(
     if num_classes is not None:
         check_count("num_classes", num_classes)
     own = schedule(getattr(denoiser, "schedule", None))
+    warn_of_dropout("denoiser", denoiser)
     network = _PosteriorMean(cast("nn.Module", denoiser), own, keyword)
     return Diffusion(own, Denoiser(network, event_shape, "x0", num_classes=num_classes))
 

@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_count, check_type, right_expand
+from unidiff.core.boundary import check_count, check_real, check_type, right_expand
 from unidiff.core.denoiser import Denoiser
 from unidiff.core.diffusion import Diffusion
 from unidiff.core.schedule_kinds import Karras
+from unidiff.interop.dropout import warn_of_dropout
 
 __all__ = ["CoreModel", "core", "model"]
 
@@ -45,9 +46,12 @@ def core(
         keyword: as which it takes them.
 
     Raises:
-        TypeError: model is not callable, or keyword no string.
+        TypeError: model is not callable, keyword no string, or a σ no number; later, a model that returns no tensor.
         ValueError: a σ that neither is given nor the model has, is not within [1e-6, 1e6], or the least not below the most;
             event_shape, rho or num_classes.
+
+    Warns:
+        UserWarning: dropout that is on.
     """
     if not callable(model):
         raise TypeError(f"model must be callable, model(x, sigma), got {type(model).__name__}")
@@ -59,9 +63,11 @@ def core(
         value = getattr(model, name, None) if given is None else given
         if value is None:
             raise ValueError(f"{name} must be given for a model that has none, got None")
+        check_real(name, value)
         if not 1 / _WIDEST <= float(value) <= _WIDEST:
             raise ValueError(f"{name} must lie in [{1 / _WIDEST:g}, {_WIDEST:g}], got {float(value)}")
         ends[name] = float(value)
+    warn_of_dropout("model", model)
     schedule = Karras(cast("float", ends["sigma_min"]), cast("float", ends["sigma_max"]), rho)
     return Diffusion(schedule, Denoiser(_Denoised(model, keyword), event_shape, "x0", num_classes=num_classes))
 
@@ -81,7 +87,10 @@ class _Denoised(nn.Module):
     def body(self, x: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
         """The denoised state at σ ``[B, 1]``, or ``[1, 1]`` for all."""
         labels = {} if condition is None else {self.keyword: condition}
-        return self.model(x, embedding[:, 0].to(x.dtype).expand(x.shape[0]), **labels)
+        output = self.model(x, embedding[:, 0].to(x.dtype).expand(x.shape[0]), **labels)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"model must return a Tensor, the denoised state, got {type(output).__name__}")
+        return output
 
     def forward(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """The denoised state at ``x`` ``[B, *E]`` and log-SNRs ``[B]``, or one."""

@@ -8,6 +8,7 @@ are float32, and 1 − ᾱ of such a one has few digits left, so ᾱ is made ane
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from unidiff.core.schedule_kinds import FromBetas
 PREDICTIONS: dict[str, Kind] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SchedulerKind = Literal["ddpm", "ddim"]
 KINDS: tuple[SchedulerKind, ...] = get_args(SchedulerKind)
+_CONFIG = 0.01
 
 
 def schedule(scheduler: Any) -> FromBetas:
@@ -31,13 +33,17 @@ def schedule(scheduler: Any) -> FromBetas:
 
     Raises:
         TypeError: a scheduler without ``alphas_cumprod`` (of flow matching, or of σ alone).
-        ValueError: an ``alphas_cumprod`` that does not fall strictly within (0, 1); zero SNR at its last timestep.
+        ValueError: an ``alphas_cumprod`` that does not fall strictly within (0, 1); zero SNR at its last timestep;
+            σ of a flow (``use_flow_sigmas``).
     """
     table = attribute(scheduler, "alphas_cumprod")
     kept = as_sequence("scheduler.alphas_cumprod", table)
-    if kept.numel() and kept[-1] == 0:
+    _check_levels(scheduler)
+    zero = getattr(getattr(scheduler, "config", None), "rescale_betas_zero_snr", False)
+    if kept.numel() and (zero or kept[-1] == 0):
         raise ValueError(
-            "scheduler.alphas_cumprod must be above 0, got 0 at its last timestep (rescale_betas_zero_snr=True): "
+            f"scheduler must keep its SNR above zero, got {kept[-1].item():.3g} at its last timestep of alphas_cumprod, for "
+            "zero SNR (rescale_betas_zero_snr=True): "
             "a schedule that reaches zero SNR there has no finite log-SNR between the last two timesteps"
         )
     falls = torch.cat([kept.new_ones(1), kept, kept.new_zeros(1)]).diff() < 0
@@ -62,12 +68,17 @@ def grid(scheduler: Any) -> TimeGrid:
 
     Raises:
         TypeError: a scheduler without ``timesteps`` or ``alphas_cumprod``.
-        ValueError: timesteps that do not fall strictly within 0 … T − 1.
+        ValueError: timesteps that do not fall strictly within 0 … T − 1; ``use_flow_sigmas``.
     """
     steps = len(attribute(scheduler, "alphas_cumprod"))
+    _check_levels(scheduler)
     n = as_sequence("scheduler.timesteps", attribute(scheduler, "timesteps")).flip(0)
     if n.numel() == 0 or not bool((n.diff() > 0).all()) or n[0] < 0 or n[-1] > steps - 1:
-        raise ValueError(f"scheduler.timesteps must fall strictly within {steps - 1} … 0, got {n.flip(0).tolist()}")
+        twice = bool((n.diff() == 0).any())
+        again = ", which repeat: more than one call a step, as of PNDM and Heun, is no grid" if twice else ""
+        raise ValueError(
+            f"scheduler.timesteps must fall strictly within {steps - 1} … 0, got {n.flip(0).tolist()}{again}"
+        )
     config = attribute(scheduler, "config")
     held = getattr(config, "set_alpha_to_one", True) is False or (
         getattr(config, "final_sigmas_type", "zero") == "sigma_min"
@@ -87,7 +98,8 @@ def scheduler(
     """A diffusers scheduler with the levels of a core.
 
     Nothing is clipped, the last step goes to the data, and spacing is "trailing", which begins at t = 1. ``variance_type``
-    is "learned_range" for a core whose network has a fraction, else "fixed_small" (here: "posterior").
+    is "learned_range" for a core whose network has a fraction, else "fixed_small" (here: "posterior"). Its ``betas``,
+    ``alphas`` and ``alphas_cumprod`` are float64, ᾱ from log α²; from_config makes ᾱ of the config's β in float32.
 
     Args:
         core: with a variance-preserving schedule.
@@ -98,8 +110,11 @@ def scheduler(
 
     Raises:
         TypeError: core is none.
-        ValueError: an unknown kind or prediction; a schedule that is variance exploding; times that are missing, or that do
-            not increase within (0, 1].
+        ValueError: an unknown kind or prediction; a schedule that is variance exploding; times that are missing, that do
+            not increase within (0, 1], or are so far apart that a β is 1 in float32.
+
+    Warns:
+        UserWarning: levels that the config does not hold to 1% of ᾱ/(1 − ᾱ).
     """
     check_type("core", core, Diffusion)
     check_name("kind", kind, KINDS)
@@ -110,33 +125,78 @@ def scheduler(
     own = getattr(core.denoiser, "prediction", "eps") if plain else "eps"
     own = "eps" if own == "score" else own
     name = names[check_name("prediction", own if prediction is None else prediction, names)]  # pyright: ignore
-    betas = _betas(core, times)
+    log_alpha2, betas = _levels(core, times)
+    _check_config("core" if times is None else "times", betas)
     options: dict[str, Any] = {
         "num_train_timesteps": len(betas),
-        "trained_betas": betas,
+        "trained_betas": betas.tolist(),
         "prediction_type": name,
         "clip_sample": False,
         "timestep_spacing": "trailing",
     }
     peer = importlib.import_module("diffusers")
     if kind == "ddim":
-        return peer.DDIMScheduler(set_alpha_to_one=True, **options)
-    learned = bool(getattr(core.denoiser, "learned_variance", False))
-    return peer.DDPMScheduler(variance_type="learned_range" if learned else "fixed_small", **options)
+        made = peer.DDIMScheduler(set_alpha_to_one=True, **options)
+    else:
+        learned = bool(getattr(core.denoiser, "learned_variance", False))
+        made = peer.DDPMScheduler(variance_type="learned_range" if learned else "fixed_small", **options)
+    _warn_of_config(made.alphas_cumprod.double(), log_alpha2)
+    made.betas, made.alphas, made.alphas_cumprod = betas, _falls(log_alpha2).exp(), log_alpha2.exp()
+    return made
 
 
-def _betas(core: Diffusion, times: Sequence[float] | Tensor | None) -> list[float]:
+def _levels(core: Diffusion, times: Sequence[float] | Tensor | None) -> tuple[Tensor, Tensor]:
+    """log ᾱ and β of the timesteps, float64; β = −expm1 of a fall of log ᾱ, where a schedule does not say it."""
     if times is None:
         if not isinstance(core.schedule, FromBetas):
             raise ValueError(
                 "times must be given for a schedule that is not of T betas: the times of timesteps 0 … T − 1, got None"
             )
-        return torch.as_tensor(core.schedule.betas).tolist()
+        t = torch.arange(1, core.schedule.steps + 1, dtype=torch.float64) / core.schedule.steps
+        log_alpha2 = 2 * core.schedule.log_alpha(t).detach()
+        return log_alpha2, torch.as_tensor(core.schedule.betas).to(log_alpha2)
     t = as_sequence("times", times)
     if t.numel() == 0 or not bool((torch.cat([t.new_zeros(1), t]).diff() > 0).all()) or t[-1] > 1:
         raise ValueError(f"times must increase strictly within (0, 1], got {t.tolist()}")
     log_alpha2 = 2 * core.schedule.log_alpha(t).detach()
-    return (-torch.expm1(torch.cat([log_alpha2[:1], log_alpha2.diff()]))).tolist()
+    return log_alpha2, -torch.expm1(_falls(log_alpha2))
+
+
+def _falls(log_alpha2: Tensor) -> Tensor:
+    """log(1 − β) of log ᾱ, whose first is from ᾱ = 1."""
+    return torch.cat([log_alpha2[:1], log_alpha2.diff()])
+
+
+def _check_config(argument: str, betas: Tensor) -> None:
+    lost = betas.float() >= 1
+    if bool(lost.any()):
+        n = int(lost.nonzero()[0])
+        raise ValueError(
+            f"{argument} must have betas below 1 in float32, in which a scheduler's config keeps them, got "
+            f"1 - {1 - betas[n].item():.3g} at timestep {n}; more times before that one make it smaller"
+        )
+
+
+def _warn_of_config(rebuilt: Tensor, log_alpha2: Tensor) -> None:
+    """Warn where the ᾱ that float32 β make are off by more than 1% in ᾱ/(1 − ᾱ), infinite where ᾱ has become 1."""
+    exact = log_alpha2 - torch.log(-torch.expm1(log_alpha2))
+    off = torch.expm1(rebuilt.log() - torch.log1p(-rebuilt) - exact).abs()
+    if bool((off > _CONFIG).any()):
+        n = int(off.argmax())
+        warnings.warn(
+            f"the scheduler's own levels are exact, but its config keeps beta in float32: what from_config makes "
+            f"of it has an SNR {off[n].item():.0%} off at timestep {n}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _check_levels(scheduler: Any) -> None:
+    if getattr(getattr(scheduler, "config", None), "use_flow_sigmas", False):
+        raise ValueError(
+            f"scheduler.config.use_flow_sigmas must be False, got True: {type(scheduler).__name__} then steps through "
+            "levels of flow matching, not alphas_cumprod"
+        )
 
 
 def attribute(owner: Any, name: str, argument: str = "scheduler") -> Any:

@@ -6,17 +6,22 @@ row in a table of prompts' embeddings, which the core holds, its last row the em
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unidiff.core.boundary import check_finite, check_floating, check_name, check_type
+from unidiff.core.boundary import check_count, check_finite, check_floating, check_name, check_type
 from unidiff.core.denoiser import Denoiser, check_event_shape
 from unidiff.core.diffusion import Diffusion
 from unidiff.interop.diffusers.schedules import PREDICTIONS, attribute, schedule
+from unidiff.interop.dropout import warn_of_dropout
 from unidiff.interop.timesteps import TimestepNetwork
+
+UNETS = ("UNet2DModel", "UNet2DConditionModel")
+"""The classes of diffusers' that are read; a module that is none of diffusers' is held to their call."""
 
 
 def core(
@@ -44,14 +49,25 @@ def core(
         event_shape: ``[C, H, W]`` of a datum; None for what the UNet's config says.
 
     Raises:
-        TypeError: a unet that is no module, or lacks an attribute that its kind has; a scheduler that lacks one.
+        TypeError: a unet that is no module, a model of diffusers' that is no such UNet, or one that
+            lacks an attribute that its kind has; a scheduler that lacks one.
         ValueError: a prediction or variance that a core has none of; channels that do not match; prompts that are missing,
-            of another shape, or for a UNet that takes none; any other condition than these.
+            of another shape, or for a UNet that takes none; any other condition than these; a time embedding or
+            a kind of timestep that is not of n = 0 … T − 1.
+
+    Warns:
+        UserWarning: dropout that is on.
     """
     check_type("unet", unet, nn.Module)
+    _check_class(unet)
     config = attribute(unet, "config", "unet")
+    for name in ("time_embedding_type", "time_cond_proj_dim"):
+        _refuse(config, name, (None, "positional") if name == "time_embedding_type" else (None,))
+    if num_classes is not None:
+        check_count("num_classes", num_classes)
     kind = attribute(attribute(scheduler, "config"), "prediction_type")
     check_name("scheduler.config.prediction_type", kind, PREDICTIONS)
+    _refuse(scheduler.config, "timestep_type", (None, "discrete"), "scheduler.config")
     learned = _learned(scheduler)
     own = schedule(scheduler)
     shape = _event_shape(config, event_shape)
@@ -61,9 +77,16 @@ def core(
             f"unet must return {'twice its' if learned else 'its'} {shape[0]} channels of a datum under this scheduler "
             f"(variance_type {getattr(scheduler.config, 'variance_type', None)!r}), got out_channels = {channels}"
         )
+    warn_of_dropout("unet", unet)
     model, labels = _conditioned(unet, config, prompts, null, num_classes)
     network = TimestepNetwork(model, own)
     return Diffusion(own, Denoiser(network, shape, PREDICTIONS[kind], learned_variance=learned, num_classes=labels))
+
+
+def _check_class(unet: nn.Module) -> None:
+    peer = importlib.import_module("diffusers")
+    if isinstance(unet, peer.ModelMixin) and not isinstance(unet, tuple(getattr(peer, name) for name in UNETS)):
+        raise TypeError(f"unet must be a {' or '.join(UNETS)}, got {type(unet).__name__}")
 
 
 def _learned(scheduler: Any) -> bool:
@@ -100,6 +123,7 @@ def _conditioned(
         _refuse(config, "num_class_embeds", (None,))
         _refuse(config, "addition_embed_type", (None, "text"))
         _refuse(config, "encoder_hid_dim_type", (None, "text_proj"))
+        _check_pooling(config)
         if num_classes is not None:
             raise ValueError(f"num_classes must be left out for a UNet conditional on text, got {num_classes}")
         return Prompted(unet, _table(config, prompts, null)), len(prompts)  # pyright: ignore[reportArgumentType]
@@ -117,10 +141,22 @@ def _conditioned(
     return Labelled(unet, embeds, labels), labels
 
 
-def _refuse(config: Any, name: str, known: tuple[Any, ...]) -> None:
+def _check_pooling(config: Any) -> None:
+    if getattr(config, "addition_embed_type", None) != "text":
+        return
+    heads = attribute(config, "addition_embed_type_num_heads", "unet.config")
+    width = getattr(config, "encoder_hid_dim", None) or attribute(config, "cross_attention_dim", "unet.config")
+    if not isinstance(width, int) or width % heads:
+        raise ValueError(
+            "unet.config.addition_embed_type_num_heads must divide the width of the embeddings that "
+            f"addition_embed_type='text' pools, {width}, got {heads}"
+        )
+
+
+def _refuse(config: Any, name: str, known: tuple[Any, ...], owner: str = "unet.config") -> None:
     value = getattr(config, name, None)
     if value not in known:
-        raise ValueError(f"unet.config.{name} must be {' or '.join(map(repr, known))} for a core, got {value!r}")
+        raise ValueError(f"{owner}.{name} must be {' or '.join(map(repr, known))} for a core, got {value!r}")
 
 
 def _table(config: Any, prompts: Tensor | None, null: Tensor | None) -> Tensor:
