@@ -103,6 +103,8 @@ def unidiff_generator(
     import torch
 
     # Not the node's id, whose path depends on the folder that the run was started for.
-    own = f"{request.node.module.__name__}.{request.node.getmodpath(stopatmodule=True)}"
+    node = request.node
+    function = isinstance(node, pytest.Function)
+    own = f"{node.module.__name__}.{node.getmodpath(stopatmodule=True)}" if function else node.name
     digest = hashlib.sha256(f"{unidiff_seed}/{own}".encode()).digest()
     return torch.Generator(unidiff_device).manual_seed(int.from_bytes(digest[:7], "big"))
