@@ -33,6 +33,8 @@ author = "the unidiff authors"
 copyright = "2026, the unidiff authors"
 version = release = unidiff.__version__
 
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for `!unidiff`
+
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
