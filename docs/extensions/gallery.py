@@ -83,10 +83,27 @@ def generate(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "generated" / "identities"
     folder.mkdir(parents=True, exist_ok=True)
     report = measured(folder.parent / "verify.json")
+    entries = []
     for view in ud.identities.VIEWS:
         mine = [i for i in ud.identities.all() if next(v for v in ud.identities.VIEWS if v in i.views) == view]
         if mine:
             (folder / f"{view}.md").write_text(page(view, mine, report), encoding="utf-8")
+            entries.append(view)
+    (folder / "index.md").write_text(index(entries, report), encoding="utf-8")
+
+
+def index(views: list[str], report: Report) -> str:
+    """The gallery's first page."""
+    total, known = report.summary(), ud.identities.all()
+    listed = "\n".join(views)
+    return (
+        f"# The gallery of identities\n\n{len(known)} identities, each with its statement, its source, what it holds for, the "
+        f"law of its tolerance, and what a quick verification found when this site was built: {total['checks']} checks of "
+        f"{total['identities']} identities, {total['pass']} pass, {total['fail']} fail, {total['inconclusive']} "
+        f"inconclusive, {total['gaps']} gaps of a network. `unidiff verify` asks all of them, and "
+        f"`ud.verify(..., only=[name])` one.\n\n"
+        f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """The command line: ``unidiff verify``, ``train``, ``sample``, ``likelihood``, ``elbo``, ``reward``,
-``finetune``, ``paths``, ``conformance``, ``bench``; a module for each.
+``finetune``, ``paths``, ``conformance``, ``cite``, ``bench``; a module for each.
 
 Exit status: 0 all is well, 1 an identity is violated (or a run failed), 2 something could not be decided, 64 the
 command was not understood, or asked for what cannot be: that is found out before any work. 130 it was interrupted.
@@ -26,6 +26,7 @@ _COMMANDS = {
     "finetune": "train a checkpoint on a reward or on preferences, and say how far it is from the optimum",
     "paths": "find the times at which a few steps cost least",
     "conformance": "hold another library's samplers, or your own, to the theorems",
+    "cite": "print how to cite it",
     "bench": "fine-tune and steer by every method, each beside the optimum that is known",
 }
 

@@ -23,7 +23,7 @@ class Equations:
         boxes = "".join(
             f"<div class='equation' style='flex:1 1 16rem;min-width:0;padding:.6rem .9rem;border-left:5px "
             f"{_BORDERS[look(view).line]} {look(view).colour}'>"
-            f"<b style='color:{look(view).colour}'>{look(view).marker_text} {html.escape(look(view).title)}</b>"
+            f"<b style='color:{look(view).ink};color:light-dark({look(view).ink},{look(view).colour})'>{look(view).marker_text} {html.escape(look(view).title)}</b>"
             f"<div style='overflow-x:auto;padding:.4rem 0' tabindex='0'>{drawn.draw(latex)}</div></div>"
             for view, latex in self.formulas.items()
         )
