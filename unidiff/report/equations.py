@@ -20,17 +20,22 @@ class Equations:
 
     def _repr_html_(self) -> str:
         drawn = Formulas()
-        boxes = "".join(
-            f"<div class='equation' style='flex:1 1 16rem;min-width:0;padding:.6rem .9rem;border-left:5px "
-            f"{_BORDERS[look(view).line]} {look(view).colour}'>"
-            f"<b style='color:{look(view).ink};color:light-dark({look(view).ink},{look(view).colour})'>{look(view).marker_text} {html.escape(look(view).title)}</b>"
-            f"<div style='overflow-x:auto;padding:.4rem 0' tabindex='0'>{drawn.draw(latex)}</div></div>"
-            for view, latex in self.formulas.items()
-        )
+        boxes = "".join(_box(view, drawn.draw(latex)) for view, latex in self.formulas.items())
         return f"{drawn.glyphs()}<div class='equations' style='display:flex;flex-wrap:wrap;gap:1rem'>{boxes}</div>"
 
     def __repr__(self) -> str:
         return "\n".join(f"{look(view).title}: {plain(latex)}" for view, latex in self.formulas.items())
+
+
+def _box(view: str, formula: str) -> str:
+    own = look(view)
+    edge = f"border-left:5px {_BORDERS[own.line]} {own.colour}"
+    ink = f"color:{own.ink};color:light-dark({own.ink},{own.colour})"
+    return (
+        f"<div class='equation' style='flex:1 1 16rem;min-width:0;padding:.6rem .9rem;{edge}'>"
+        f"<b style='{ink}'>{own.marker_text} {html.escape(own.title)}</b>"
+        f"<div style='overflow-x:auto;padding:.4rem 0' tabindex='0'>{formula}</div></div>"
+    )
 
 
 def side_by_side(formulas: Mapping[str, str]) -> Equations:
