@@ -98,8 +98,8 @@ def index(views: list[str], report: Report) -> str:
     listed = "\n".join(views)
     return (
         f"# The gallery of identities\n\n{len(known)} identities, each with its statement, its source, what it holds for, "
-        f"the law of its tolerance, and what a quick verification found when this site was built: {total['checks']} checks of "
-        f"{total['identities']} identities, {total['pass']} pass, {total['fail']} fail, {total['inconclusive']} "
+        f"the law of its tolerance, and what a quick verification found when this site was built: {total['checks']} checks "
+        f"of {total['identities']} identities, {total['pass']} pass, {total['fail']} fail, {total['inconclusive']} "
         f"inconclusive, {total['gaps']} gaps of a network. `unidiff verify` asks all of them, and "
         f"`ud.verify(..., only=[name])` one.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"

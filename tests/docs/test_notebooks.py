@@ -1,0 +1,57 @@
+"""The notebooks' text: one skeleton, public names alone, and a check at the end of each."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import unidiff as ud
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PAGES = sorted(FOLDER.glob("[0-9]*.md"))
+HEADINGS = ("Both sides, computed apart", "Break it", "The registry’s own check", "When it fails")
+
+
+def cells(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```\{code-cell\} ipython3\n(.*?)```", text, re.DOTALL)
+    return [re.sub(r"^:.*\n", "", block, flags=re.MULTILINE) for block in blocks]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_it_has_the_skeleton(page) -> None:
+    text = page.read_text(encoding="utf-8").replace("'", "’")
+    assert "**The claim.**" in text
+    places = [text.find(f"## {heading}") for heading in HEADINGS]
+    assert -1 not in places, dict(zip(HEADINGS, places, strict=True))
+    assert places == sorted(places)
+    assert "side_by_side" in text
+    broken = text[places[1] : places[2]]
+    assert "assert" in broken  # a break that went unseen would stop the notebook
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_it_ends_with_the_registrys_check(page) -> None:
+    code = "\n".join(cells(page))
+    asked = re.findall(r"ud\.verify\((.*?)\)\n", code, re.DOTALL)
+    assert asked
+    assert re.search(r"assert \w+\.exit_status == 0", code)
+    known = {identity.name for identity in ud.identities.all()}
+    named = set(re.findall(r'"([a-z0-9]+(?:-[a-z0-9]+)+|tweedie)"', asked[-1]))
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_it_uses_public_names_alone(page) -> None:
+    for cell in cells(page):
+        code = "\n".join(line for line in cell.splitlines() if not line.startswith(("!", "%")))
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute):
+                assert not node.attr.startswith("_"), node.attr
+            if isinstance(node, ast.ImportFrom):
+                assert node.module is not None
+                assert not node.module.startswith("unidiff.identities."), node.module
