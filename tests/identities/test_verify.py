@@ -309,3 +309,9 @@ def test_a_quick_run_holds_on_a_gpu() -> None:
         if c.verdict in ("fail", "inconclusive")
     ]
     assert bad == []
+
+
+def test_what_was_named_and_says_nothing_is_told() -> None:
+    with pytest.warns(UserWarning, match="say nothing, and were not asked: ends-set-the-bound"):
+        report = ud.verify(ud.worlds.library.gaussian(), only=["tweedie", "ends-set-the-bound"], dtype="float64")
+    assert {check.identity for check in report.checks} == {"tweedie"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -68,6 +69,9 @@ def verify(
     Returns:
         the report; ``report.exit_status`` is 0 (all hold), 1 (violated) or 2 (inconclusive).
 
+    Warns:
+        UserWarning: identities of ``only`` that say nothing of this subject.
+
     Raises:
         ValueError: an unknown view, identity or dtype (with the nearest known one), both a subject and a checkpoint, a
             checkpoint that cannot be read, a world that is not the core's, or nothing that can be checked.
@@ -97,6 +101,12 @@ def verify(
     if not report.checks:
         names = ", ".join(identity.name for identity in chosen)
         raise ValueError(f"nothing was checked: of this subject none of these says anything: {names}")
+    asked = {check.identity for check in report.checks}
+    silent = [name for name in ([] if only is None else _each(only)) if name not in asked]
+    if silent and view is None:
+        warnings.warn(
+            f"of this subject these identities say nothing, and were not asked: {', '.join(silent)}", stacklevel=2
+        )
     report.seconds = time.perf_counter() - start
     return report
 

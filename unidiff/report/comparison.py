@@ -108,12 +108,14 @@ class Comparison:
             axes.scatter(panel.log_snr[out], shown[out], s=26, marker="x", color="#c0392b", linewidths=1.1, zorder=4)
 
     def _repr_html_(self) -> str:
-        word = "holds" if self.holds else "violated"
-        told = f"{word}: the worst residual is {self.worst:.2g} of what is allowed"
-        return f"<div class='comparison'>{as_svg(self.figure())}<p><b>{told}</b></p></div>"
+        return f"<div class='comparison'>{as_svg(self.figure())}<p><b>{self!r}</b></p></div>"
 
     def __repr__(self) -> str:
-        return f"{'holds' if self.holds else 'violated'}: the worst residual is {self.worst:.2g} of what is allowed"
+        word = "holds" if self.holds else "violated"
+        residuals = [panel.residual for row in self.panels.values() for panel in row.values()]
+        same = float(np.mean(np.concatenate(residuals) == 0))
+        bits = f"; {same:.0%} of the draws agree to the last bit (the dots at the foot)" if same else ""
+        return f"{word}: the worst residual is {self.worst:.2g} of what is allowed{bits}"
 
 
 def compare(
