@@ -93,7 +93,7 @@ class LogDensity:
     """r(x) = log N(x; m, C).
 
     Attributes:
-        gaussian: N(m, C), one law.
+        gaussian: the world N(m, C), one law.
     """
 
     gaussian: Gaussian
