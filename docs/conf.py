@@ -49,6 +49,7 @@ html_math_renderer = "mathtext"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 nitpicky = True
+suppress_warnings = ["ref.python"]  # one name, several homes: types are text
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of signatures are told as text; links in prose are checked
 
 nb_execution_mode = os.environ.get("UNIDIFF_NOTEBOOKS", "force")  # "off" to look at the pages alone

@@ -164,6 +164,20 @@ def test_names_are_taken_once_and_views_are_known() -> None:
         registry.register(type("Other", (Bound,), {"name": "other", "views": ("scor",)}))
 
 
+def test_ones_own_is_taken_out_again() -> None:
+    before = [identity.name for identity in registry.all()]
+    own = type(
+        "Own", (Bound,), {"name": "own-for-a-while", "views": ("core",), "excess": lambda self, case: (0.0, 0.0)}
+    )
+    for _ in range(2):
+        registry.register(own)
+        assert registry.get("own-for-a-while").check(case()).verdict == "pass"
+        registry.unregister("own-for-a-while")
+        assert [identity.name for identity in registry.all()] == before
+    with pytest.raises(ValueError, match="unknown identity 'own-for-a-while'"):
+        registry.unregister("own-for-a-while")
+
+
 @pytest.mark.parametrize("identity", registry.all(), ids=lambda i: i.name)
 def test_every_entry_says_what_it_claims(identity: Identity) -> None:
     assert identity.statement

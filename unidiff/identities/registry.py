@@ -90,6 +90,12 @@ def register(kind: type[Identity]) -> type[Identity]:
     return kind
 
 
+def unregister(name: str) -> None:
+    """Take an identity of one's own out again, so that its name is free. Raises ValueError with the nearest known name."""
+    get(name)
+    del _KNOWN[name]
+
+
 def all() -> list[Identity]:
     """Every identity, in the order of its group."""
     for group in _GROUPS:
