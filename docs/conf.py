@@ -53,7 +53,7 @@ suppress_warnings = ["ref.python"]  # one name, several homes: types are text
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of signatures are told as text; links in prose are checked
 
 nb_execution_mode = os.environ.get("UNIDIFF_NOTEBOOKS", "force")  # "off" to look at the pages alone
-nb_execution_timeout = 240
+nb_execution_timeout = 900  # of one cell, on a machine that has other work
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
