@@ -18,16 +18,16 @@ from unidiff.core.boundary import check_name
 
 _COMMANDS = {
     "verify": "check every identity",
-    "train": "train a denoiser on a toy, the digits, an .npz, a folder of images",
-    "sample": "draw samples from a checkpoint or a closed-form world",
-    "likelihood": "measure log p of data under a checkpoint or a closed-form world",
+    "train": "train a denoiser on toys, digits, an .npz, images",
+    "sample": "draw samples of a checkpoint or a closed-form world",
+    "likelihood": "measure log p of data, in nats and bits per dimension",
     "elbo": "measure the variational bound of data, term by term",
-    "reward": "fit a classifier to labels, or a reward model to preferences",
-    "finetune": "train a checkpoint on a reward or on preferences, and say how far it is from the optimum",
+    "reward": "fit a reward model to preferences, or a classifier",
+    "finetune": "train on a reward or on preferences, and say how far the optimum is",
     "paths": "find the times at which a few steps cost least",
     "conformance": "hold another library's samplers, or your own, to the theorems",
     "cite": "print how to cite it",
-    "bench": "fine-tune and steer by every method, each beside the optimum that is known",
+    "bench": "measure methods beside each other and beside what is known",
 }
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help(console: Console) -> None:
     console.print("[bold]unidiff[/bold]: one diffusion process, read in several ways, and all of them checked\n")
     for name, words in _COMMANDS.items():
-        console.print(f"  unidiff [bold]{name:11}[/bold]{words}", highlight=False, no_wrap=True)
+        console.print(f"  unidiff [bold]{name:12}[/bold]{words}", highlight=False, soft_wrap=True)
     console.print("\nunidiff COMMAND --help tells more.", highlight=False)
 
 

@@ -305,8 +305,10 @@ def _samples(tuner: Any, core: Any) -> Any:
     """What a run leaves to look at, under the conditions that it was trained with: 64 images, or 2048 points."""
     import torch
 
+    from unidiff.report.images import image_shape_of
+
     like, wanted, own = tuner.policy.like, tuner.config.condition, tuner.learner.condition
-    n = 64 if len(core.event_shape) == 3 else 2048
+    n = 2048 if image_shape_of(tuple(core.event_shape)) is None else 64
     labels = None
     if own is not None:
         labels = own[torch.arange(n, device=own.device) % len(own)]

@@ -11,6 +11,7 @@ from unidiff.report.equations import side_by_side
 from unidiff.report.html import write_html
 from unidiff.report.images import save_grid, save_samples, save_scatter
 from unidiff.report.interval import Shrinking, shrinking
+from unidiff.report.ledger import ledger
 from unidiff.report.mathematics import Formulas
 from unidiff.report.progress import Bars
 from unidiff.report.sheet import Sheet, write_sheet
@@ -33,6 +34,7 @@ __all__ = [
     "by_view",
     "compare",
     "curves",
+    "ledger",
     "look",
     "print_conformance",
     "print_report",

@@ -69,7 +69,7 @@ def save_samples(
     """
     path = Path(path)
     written: dict[str, str] = {}
-    image_shape = image_shape or _image_shape(x.shape[1:])
+    image_shape = image_shape or image_shape_of(x.shape[1:])
     if image_shape is not None:
         written["picture"] = str(save_grid(path, x.reshape(-1, *image_shape), columns))
     elif x[0].size > 1:
@@ -80,7 +80,8 @@ def save_samples(
     return {**written, "samples": str(arrays)}
 
 
-def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def image_shape_of(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """``[C, H, W]`` of data that are shown as images: those of three axes, and square vectors from 8 × 8; else None."""
     if len(event_shape) == 3:
         return event_shape
     side = math.isqrt(math.prod(event_shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from types import TracebackType
 
@@ -22,8 +23,10 @@ class Bars:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
         )
+        # Asked of the stream: notebooks set FORCE_COLOR, which makes a terminal of a pipe to rich.
+        shown = console.is_terminal if console else sys.stderr.isatty()
         console = console or Console(stderr=True)
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.progress = Progress(*columns, console=console, transient=True, disable=not shown)
         self.tasks: dict[str, TaskID] = {}
         self.troubles: Counter[str] = Counter()
 
