@@ -10,6 +10,7 @@ import torch
 
 import unidiff as ud
 from unidiff.core import networks
+from unidiff.core.networks import MLP, GradientField
 from unidiff.core.schedule_kinds import Polynomial
 from unidiff.identities import VIEWS
 from unidiff.train.config import DType
@@ -315,3 +316,15 @@ def test_what_was_named_and_says_nothing_is_told() -> None:
     with pytest.warns(UserWarning, match="say nothing, and were not asked: ends-set-the-bound"):
         report = ud.verify(ud.worlds.library.gaussian(), only=["tweedie", "ends-set-the-bound"], dtype="float64")
     assert {check.identity for check in report.checks} == {"tweedie"}
+
+
+@pytest.mark.parametrize("form", ["inner", "scalar"])
+def test_a_gradient_field_of_ones_own_is_asked_under_its_own_schedule(form) -> None:
+    torch.manual_seed(0)
+    network = GradientField(MLP(2, 16, 2) if form == "inner" else MLP(2, 16, 2, outputs=1), form=form)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    core = ud.Diffusion(ud.Schedule.cosine(8.0, -8.0), ud.Denoiser(network, (2,), "x0", "edm"))
+    names = ["gradient-field-energy", "gradient-field-symmetric"]
+    report = ud.verify(core, world=ud.worlds.library.mixture_2d(), only=names)
+    assert [check.verdict for check in report.checks] == ["pass"] * 4

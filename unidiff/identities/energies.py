@@ -141,8 +141,8 @@ class GradientFieldEnergy(OnFields):
             law = {} if classes is None else {"condition": labels, "guidance": 1.7}
             for core in fields(case, classes):
                 yield from self._pair(core, x, t, level, law)
-        for core in own_fields(case):
-            heard = case.heard
+        heard = case.heard
+        for core in own_fields(heard):  # under the schedule that its times are of
             yield from self._pair(core, heard.xt, heard.t, heard.level, {})
 
     @staticmethod
