@@ -65,7 +65,7 @@ def _rst(module: str, names: dict[str, object], home: dict[int, str]) -> str:
     for name, value in names.items():
         kind = _kind(value)
         if kind == "data":
-            lines += [f".. py:data:: {module}.{name}", "", *(f"   {line}" for line in _said(name, value)), ""]
+            lines += [f".. py:data:: {name}", "", *(f"   {line}" for line in _said(name, value)), ""]
         elif id(value) in home:
             lines += [f"``{name}`` is :py:obj:`{home[id(value)]}`.", ""]
         else:
