@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -30,3 +32,20 @@ def test_links_and_pictures_are_there() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (root / target).exists(), target
+
+
+def test_the_options_that_commands_share_are_theirs(capsys) -> None:
+    from unidiff.cli import main
+
+    sentence = re.search(r"^Each takes `--help`.*$", README, re.MULTILINE)
+    assert sentence is not None
+    assert sentence[0] == (
+        "Each takes `--help` and `--json`; all but `conformance` and `cite` take `--device` and `--seed`, and all of these but "
+        "`bench` take `--dtype`."
+    )
+    for command in ("verify", "train", "sample", "likelihood", "elbo", "reward", "finetune", "paths", "cite"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        shared = ("--json",) if command == "cite" else ("--json", "--device", "--seed", "--dtype")
+        assert all(option in told for option in shared), command

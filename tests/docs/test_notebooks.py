@@ -29,8 +29,10 @@ def test_it_has_the_skeleton(page) -> None:
     assert -1 not in places, dict(zip(HEADINGS, places, strict=True))
     assert places == sorted(places)
     assert "side_by_side" in text
-    broken = text[places[1] : places[2]]
-    assert "assert" in broken  # a break that went unseen would stop the notebook
+    claimed, broken = text[places[0] : places[1]], text[places[1] : places[2]]
+    # What is claimed stops the notebook where it fails, and so does a break that goes unseen.
+    assert re.search(r"assert (?!not )[^\n]*(?:holds|score|<|==|allclose|isclose|torch\.equal)|assert_close", claimed)
+    assert re.search(r"assert not |assert all\(panel\.verdict == .fail|assert [^\n]*(?:>|<|!=)", broken)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -53,6 +55,8 @@ def test_it_uses_public_names_alone(page) -> None:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Attribute):
                 assert not re.match(r"_(?!_\w+__$)", node.attr), node.attr
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("unidiff.identities.") for alias in node.names)
             if isinstance(node, ast.ImportFrom):
                 assert node.module is not None
                 assert not node.module.startswith("unidiff.identities."), node.module

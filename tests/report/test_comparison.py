@@ -46,10 +46,33 @@ def test_a_factor_that_is_off_leaves_the_band(slip) -> None:
     assert "violated" in repr(found)
 
 
-def test_a_nan_is_a_violation() -> None:
-    found = compare(by_posterior, lambda case: by_score(case) * math.nan, size, views=("vae", "score"), schedules=FEW)
+@pytest.mark.parametrize("where", ["everywhere", "float32", "karras"])
+def test_a_nan_is_a_violation(where) -> None:
+    def side(case):
+        here = where in ("everywhere", case.dtype_name, case.schedule_name)
+        return by_score(case) * (math.nan if here else 1.0)
+
+    found = compare(by_posterior, side, size, views=("vae", "score"), schedules=FEW)
     assert not found.holds
+    assert "violated" in repr(found)
     found.figure()
+
+
+def test_a_kappa_that_would_hide_anything_decides_nothing() -> None:
+    def huge(case):
+        return size(case) * 1e30
+
+    found = compare(by_posterior, lambda case: 2 * by_score(case), huge, views=("vae", "score"), schedules=FEW)
+    assert found.verdict == "inconclusive"
+    assert not found.holds
+    assert "undecided" in repr(found)
+
+
+def test_equal_to_the_last_bit_is_counted_of_the_sides() -> None:
+    found = compare(by_posterior, by_posterior, views=("vae", "score"), schedules=FEW)
+    assert "100% of the draws agree" in repr(found)
+    found = compare(by_posterior, lambda case: 1.5 * by_posterior(case), views=("vae", "score"), schedules=FEW)
+    assert "agree" not in repr(found)
 
 
 def test_without_kappa_the_larger_side_is_the_size() -> None:
@@ -81,7 +104,7 @@ def test_it_is_drawn_with_a_panel_for_each_schedule() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"left": lambda case: by_posterior(case)[:, :1]}, ValueError, r"of one shape, got \[64, 1\] and \[64, 2\]"),
+        ({"left": lambda case: by_posterior(case)[:, :1]}, ValueError, r"one shape, got \[64, 1\] and \[64, 2\]"),
         (
             {"left": lambda case: by_posterior(case)[:3], "right": lambda case: by_posterior(case)[:3]},
             ValueError,
@@ -90,6 +113,17 @@ def test_it_is_drawn_with_a_panel_for_each_schedule() -> None:
         ({"left": lambda case: 1.0}, TypeError, "left"),
         ({"views": ("vae", "scores")}, ValueError, "unknown view 'scores'"),
         ({"schedules": {"mine": 3}}, TypeError, "mine"),
+        ({"schedules": {}}, ValueError, "schedules must name at least one"),
+        ({"views": ("vae",)}, ValueError, "views must be two"),
+        ({"world": 3}, TypeError, "world must be a World, got 3"),
+        ({"left": None}, TypeError, "left must be a function of a case, got None"),
+        ({"kappa": lambda case: 1.0}, TypeError, "what kappa returns must be a Tensor"),
+        ({"kappa": lambda case: size(case)[:3]}, ValueError, r"kappa must return numbers \[64"),
+        ({"kappa": lambda case: size(case) * math.inf}, ValueError, "kappa must be finite"),
+        ({"kappa": lambda case: size(case)[:, None].expand(-1, 3)}, ValueError, "3 numbers a member"),
+        ({"left": lambda case: by_posterior(case) > 0}, TypeError, "what left returns must be float64"),
+        ({"left": lambda case: by_posterior(case) * 1j}, TypeError, "complex128"),
+        ({"left": lambda case: by_posterior(case)[:, :0]}, ValueError, r"got shape \[64, 0\]"),
     ],
 )
 def test_bad_arguments_are_named(change, error, match) -> None:
@@ -122,6 +156,21 @@ def test_the_interval_shrinks_as_the_root() -> None:
     assert "<svg" in found._repr_html_()
 
 
+def test_draws_that_are_the_value_up_to_rounding_hold() -> None:
+    found = shrinking(torch.full((100,), 0.1, dtype=torch.float64), 0.1, views=("score", "vae"))
+    assert found.holds
+    assert found.score == 0
+    assert not shrinking(torch.full((100,), 0.1, dtype=torch.float64), 0.1 + 1e-12, views=("score", "vae")).holds
+
+
+@pytest.mark.parametrize(
+    ("draws", "value"), [([1.0] * 100, 0.0), (torch.zeros(100), torch.zeros(2)), (torch.zeros(100), None)]
+)
+def test_what_is_no_number_is_refused(draws, value) -> None:
+    with pytest.raises(TypeError, match=r"draws must be a Tensor|value must be one number"):
+        shrinking(draws, value, views=("score", "vae"))
+
+
 @pytest.mark.parametrize(
     ("draws", "value", "match"),
     [
@@ -147,6 +196,9 @@ def test_formulas_stand_side_by_side_with_two_cues() -> None:
         side_by_side({"score": "x"})
     with pytest.raises(ValueError, match="unknown view"):
         side_by_side({"score": "x", "energy": "y"})
+    for bad in (r"\frac{", 1):
+        with pytest.raises(ValueError, match="formulas must be LaTeX"):
+            side_by_side({"score": "x", "ebm": bad})
 
 
 def test_no_two_views_look_alike() -> None:

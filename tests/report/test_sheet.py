@@ -42,5 +42,22 @@ def test_nothing_is_fetched_and_it_has_both_themes(tmp_path) -> None:
 
 def test_a_ragged_table_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"lines must have 2 cells as the head, got 1: \['x'\]"):
-        write_sheet(sheet(lines=[["x"]]), tmp_path)
+        write_sheet(sheet(lines=[["x"]], bold=frozenset()), tmp_path)
     assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"lines": [["made", 1]]}, TypeError, r"lines\[0\] must be a str, got 1"),
+        ({"head": ["a", 2]}, TypeError, "head must be a str"),
+        ({"lead": None}, TypeError, "lead must be a str"),
+        ({"notes": "abc"}, TypeError, "notes must be a sequence"),
+        ({"bold": frozenset({7})}, ValueError, r"bold must name lines from 0 to 1, got \[7\]"),
+        ({"tiles": [(3,)]}, ValueError, "tiles must be pairs"),
+        ({"figures": {"a": None}}, TypeError, r"figures\['a'\] must be a Figure"),
+    ],
+)
+def test_what_is_none_of_a_sheets_is_named(change, error, match, tmp_path) -> None:
+    with pytest.raises(error, match=match):
+        write_sheet(sheet(**change), tmp_path)

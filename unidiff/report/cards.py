@@ -44,9 +44,10 @@ def findings(row: Row) -> str:
     gap = "" if row.gap is None else f"<div class='gap'>the network's gap: {number(row.gap.residual)}</div>"
     detail = f"; {worst.detail}" if worst.detail else ""
     where = html.escape(f"{subject(worst)}{detail}") if judged else ""
+    law = html.escape(row.law.replace("_", " "))
     return (
         f"<div class='line'><b class='{row.verdict}'>{row.verdict}</b><span class='soft'>"
-        f"{row.law.replace('_', ' ')}, {count(row.members)}</span></div>{strip(row.members)}"
+        f"{law}, {count(row.members)}</span></div>{strip(row.members)}"
         f"<div class='line'><span>{allowed}</span></div>{gap}<div class='where'>{where}</div>"
     )
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from unidiff.core.boundary import check_type
 from unidiff.core.schedule import Schedule
 from unidiff.identities.case import Case
-from unidiff.identities.laws import ALGEBRAIC_C, excess_ratio
+from unidiff.identities.laws import Sides, excess_ratio, judge_algebraic
+from unidiff.identities.report import Verdict
 from unidiff.identities.subjects import DTYPES, SCHEDULES, exact_case
 from unidiff.report.plots import as_svg, new_figure
 from unidiff.report.views import look
@@ -23,6 +24,7 @@ from unidiff.worlds.world import World
 Side = Callable[[Case], Tensor]
 _MARKS = {"float64": "o", "float32": "v"}
 _LEAST = 1e-19
+_WORDS = {"pass": "holds", "fail": "violated", "inconclusive": "undecided, κ is too large to see a violation"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Panel:
         log_snr: of each member, ``[B]``.
         residual: the largest |left − right|/κ among a member's numbers, ``[B]``.
         tolerance: the algebraic law's, 64 eps of the dtype.
+        same: the share of members whose sides are equal to the last bit.
+        verdict: the law's: ``inconclusive`` where κ is so large that a tenth of the value would not be seen.
     """
 
     log_snr: np.ndarray
     residual: np.ndarray
     tolerance: float
+    same: float
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,24 @@ class Comparison:
 
     @property
     def worst(self) -> float:
-        """The largest residual over its tolerance; above 1 the identity is violated."""
-        return max(float((p.residual / p.tolerance).max()) for row in self.panels.values() for p in row.values())
+        """The largest residual over its tolerance; above 1, or NaN, the identity is violated."""
+        # numpy's maximum is NaN where one is; Python's need not be.
+        return float(np.max([panel.residual.max() / panel.tolerance for panel in self._panels]))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the panels': ``fail``, ``inconclusive`` or ``pass``."""
+        found = {panel.verdict for panel in self._panels}
+        return next(verdict for verdict in ("fail", "inconclusive", "pass") if verdict in found)
 
     @property
     def holds(self) -> bool:
-        """Whether every member is within its tolerance."""
-        return self.worst <= 1
+        """Whether every panel passes."""
+        return self.verdict == "pass"
+
+    @property
+    def _panels(self) -> list[Panel]:
+        return [panel for row in self.panels.values() for panel in row.values()]
 
     def figure(self) -> Figure:
         """A panel for each schedule: residuals in either dtype, and the two lines they must stay below."""
@@ -111,11 +128,9 @@ class Comparison:
         return f"<div class='comparison'>{as_svg(self.figure())}<p><b>{self!r}</b></p></div>"
 
     def __repr__(self) -> str:
-        word = "holds" if self.holds else "violated"
-        residuals = [panel.residual for row in self.panels.values() for panel in row.values()]
-        same = float(np.mean(np.concatenate(residuals) == 0))
+        same = float(np.mean([panel.same for panel in self._panels]))
         bits = f"; {same:.0%} of the draws agree to the last bit (the dots at the foot)" if same else ""
-        return f"{word}: the worst residual is {self.worst:.2g} of what is allowed{bits}"
+        return f"{_WORDS[self.verdict]}: the worst residual is {self.worst:.2g} of what is allowed{bits}"
 
 
 def compare(
@@ -128,7 +143,7 @@ def compare(
     schedules: Mapping[str, Schedule] | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Compute both sides on the registry's own draws, by its algebraic law, over every schedule in both dtypes.
+    """Compute both sides on the registry's own draws and judge them by its algebraic law, on every schedule in both dtypes.
 
     Args:
         left, right: from a :class:`~unidiff.identities.case.Case` (its ``core``, ``world``, ``t``, ``s``, ``x0``, ``noise``,
@@ -141,11 +156,21 @@ def compare(
         seed: of the draws.
 
     Raises:
-        ValueError: sides of different shapes, or a view that does not exist.
-        TypeError: a side is no tensor, or a schedule none.
+        ValueError: sides of different shapes or without numbers, a κ that does not broadcast to them or is not finite,
+            no schedule, not two views, or a view that does not exist.
+        TypeError: what is no function, no world or no schedule; a side or a κ that is no real tensor in the case's dtype.
     """
+    if len(views) != 2:
+        raise ValueError(f"views must be two, the left's and the right's, got {views!r}")
     for view in views:
         look(view)
+    for argument, side in (("left", left), ("right", right), *((("kappa", kappa),) if kappa is not None else ())):
+        if not callable(side):
+            raise TypeError(f"{argument} must be a function of a case, got {side!r}")
+    if world is not None:
+        check_type("world", world, World)
+    if schedules is not None and not schedules:
+        raise ValueError("schedules must name at least one, got none")
     law = library.mixture_2d() if world is None else world
     kinds = {name: make() for name, make in SCHEDULES.items()} if schedules is None else dict(schedules)
     panels: dict[str, dict[str, Panel]] = {}
@@ -158,24 +183,36 @@ def compare(
 
 
 def _panel(case: Case, left: Side, right: Side, kappa: Side | None) -> Panel:
-    values = []
-    for name, side in (("left", left), ("right", right)):
-        value = side(case)
-        check_type(f"what {name} returns", value, Tensor)
-        values.append(value.detach().to("cpu", torch.float64))
-    one, other = values
-    if one.shape != other.shape or one.ndim == 0 or one.shape[0] != case.batch:
-        raise ValueError(
-            f"left and right must return numbers [{case.batch}, …] of one shape, got {list(one.shape)} and "
-            f"{list(other.shape)}"
-        )
-    one, other = one.reshape(case.batch, -1), other.reshape(case.batch, -1)
+    one, other = (_numbers(case, name, side(case)) for name, side in (("left", left), ("right", right)))
+    if one.shape != other.shape:
+        raise ValueError(f"left and right must return one shape, got {list(one.shape)} and {list(other.shape)}")
+    one, other = one.flatten(1), other.flatten(1)
     if kappa is None:
         size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
     else:
-        size = kappa(case).detach().to("cpu", torch.float64).abs().reshape(case.batch, -1)
+        size = _numbers(case, "kappa", kappa(case)).flatten(1).abs()
+        if size.shape[1] not in (1, one.shape[1]):
+            raise ValueError(
+                f"kappa must return [{case.batch}] or the sides' shape, got {size.shape[1]} numbers a member"
+            )
+        if not bool(torch.isfinite(size).all()):
+            raise ValueError(
+                f"kappa must be finite, got {float(size[~torch.isfinite(size)][0])} ({case.schedule_name})"
+            )
+    found = judge_algebraic([Sides(one, other, size)], case.dtype)
     residual = excess_ratio(one, other, size).amax(1)
     log_snr = case.schedule.log_snr(case.t).detach()
     order = log_snr.argsort()
-    tolerance = ALGEBRAIC_C * torch.finfo(case.dtype).eps
-    return Panel(log_snr[order].numpy(), residual[order].numpy(), tolerance)
+    same = float((one == other).all(1).to(torch.float64).mean())
+    return Panel(log_snr[order].numpy(), residual[order].numpy(), found.tolerance, same, found.verdict)
+
+
+def _numbers(case: Case, name: str, value: object) -> Tensor:
+    check_type(f"what {name} returns", value, Tensor)
+    assert isinstance(value, Tensor)
+    # A κ or a side may be had from the schedule, which is float64; rounding to the case's dtype is the side's own business.
+    if value.dtype not in (case.dtype, torch.float64):
+        raise TypeError(f"what {name} returns must be {case.dtype_name}, the case's, got {value.dtype}")
+    if value.ndim == 0 or value.shape[0] != case.batch or value.numel() == 0:
+        raise ValueError(f"{name} must return numbers [{case.batch}, …], got shape {list(value.shape)}")
+    return value.detach().to("cpu", torch.float64).reshape(case.batch, -1)

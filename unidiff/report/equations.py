@@ -45,10 +45,12 @@ def side_by_side(formulas: Mapping[str, str]) -> Equations:
         formulas: LaTeX without dollar signs by the view's name, at least two, in the order shown.
 
     Raises:
-        ValueError: fewer than two formulas, or a name that is no view's.
+        ValueError: fewer than two formulas, what is no LaTeX, or a name that is no view's.
     """
     if len(formulas) < 2:
         raise ValueError(f"formulas must be at least two, by view, got {list(formulas)}")
-    for view in formulas:
+    for view, latex in formulas.items():
         look(view)
+        if not isinstance(latex, str) or latex.count("{") != latex.count("}"):
+            raise ValueError(f"formulas must be LaTeX with as many {{ as }}, got {latex!r} for {view}")
     return Equations(formulas)

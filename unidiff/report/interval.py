@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import Tensor
 
-from unidiff.core.boundary import check_finite
+from unidiff.core.boundary import check_finite, check_type
+from unidiff.identities.laws import ALGEBRAIC_C
 from unidiff.report.plots import as_svg, new_figure
 from unidiff.report.views import look
 
@@ -30,6 +31,7 @@ class Shrinking:
         value: what the mean should be.
         views: whose sides they are: the draws', and the value's.
         name: what is averaged.
+        rounding: 64 units in the last place of the draws, which no number of them averages away.
     """
 
     n: np.ndarray
@@ -38,18 +40,19 @@ class Shrinking:
     value: float
     views: tuple[str, str]
     name: str
+    rounding: float = 0.0
 
     @property
     def score(self) -> float:
-        """|mean − value| in standard errors, with all the draws."""
+        """|mean − value| in standard errors, with all the draws, beyond what rounding may do."""
         standard_error = self.half[-1] / float(norm.isf((1 - LEVEL) / 2))
-        off = abs(self.mean[-1] - self.value)
+        off = max(0.0, abs(self.mean[-1] - self.value) - self.rounding)
         return float(off / standard_error) if standard_error > 0 else (0.0 if off == 0 else math.inf)
 
     @property
     def holds(self) -> bool:
         """Whether the value is within the last interval; of true values one in a hundred is not."""
-        return bool(abs(self.mean[-1] - self.value) <= self.half[-1])
+        return bool(abs(self.mean[-1] - self.value) <= self.half[-1] + self.rounding)
 
     def figure(self) -> Figure:
         """Two panels over n: the mean with its interval beside the value, and the interval's width beside n^−½."""
@@ -106,14 +109,22 @@ def shrinking(draws: Tensor, value: float | Tensor, *, views: tuple[str, str], n
         name: what is averaged, with its unit, for the axis.
 
     Raises:
-        ValueError: too few draws, draws that are not ``[N]`` or not finite, or a view that does not exist.
+        ValueError: too few draws, draws that are not ``[N]`` or not finite, not two views, or one that does not exist.
+        TypeError: draws that are no tensor, a value that is not one number.
     """
+    if len(views) != 2:
+        raise ValueError(f"views must be two, the draws' and the value's, got {views!r}")
     for view in views:
         look(view)
+    check_type("draws", draws, Tensor)
     if draws.ndim != 1 or draws.shape[0] < 64:
         raise ValueError(f"draws must be at least 64 numbers [N], got shape {list(draws.shape)}")
     check_finite("draws", draws)
-    known = float(value)
+    known = (
+        float(value) if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1) else None
+    )
+    if known is None:
+        raise TypeError(f"value must be one number, got {value!r}")
     if not math.isfinite(known):
         raise ValueError(f"value must be finite, got {known}")
     x = draws.detach().to("cpu", torch.float64).numpy()
@@ -121,4 +132,6 @@ def shrinking(draws: Tensor, value: float | Tensor, *, views: tuple[str, str], n
     width = float(norm.isf((1 - LEVEL) / 2))
     mean = np.array([x[:k].mean() for k in n])
     half = np.array([width * x[:k].std(ddof=1) / math.sqrt(k) for k in n])
-    return Shrinking(n, mean, half, known, views, name)
+    eps = torch.finfo(draws.dtype if draws.is_floating_point() else torch.float64).eps
+    rounding = ALGEBRAIC_C * eps * max(abs(known), float(np.abs(x).mean()))
+    return Shrinking(n, mean, half, known, views, name, rounding)

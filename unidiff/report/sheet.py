@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from unidiff.core.boundary import check_type
 from unidiff.report import document, plots
 
 
@@ -42,8 +43,10 @@ def write_sheet(sheet: Sheet, folder: str | Path) -> Path:
     """Write ``folder/index.html``; the folder is made. Returns the page's path.
 
     Raises:
-        ValueError: a line of another length than the head.
+        ValueError: a line of another length than the head; a bold line that is none.
+        TypeError: text that is none, notes that are one text.
     """
+    _check(sheet)
     for line in sheet.lines:
         if len(line) != len(sheet.head):
             raise ValueError(f"lines must have {len(sheet.head)} cells as the head, got {len(line)}: {list(line)}")
@@ -63,3 +66,27 @@ def write_sheet(sheet: Sheet, folder: str | Path) -> Path:
         f"<h2>Figures</h2>{document.table(sheet.head, cells, 'figures')}{notes}",
     ]
     return document.write(document.document(sheet.title, body), folder)
+
+
+def _check(sheet: Sheet) -> None:
+    if isinstance(sheet.notes, str):
+        raise TypeError(f"notes must be a sequence of texts, got the text {sheet.notes!r}")
+    told = {
+        "title": [sheet.title],
+        "heading": [sheet.heading],
+        "lead": [sheet.lead],
+        "head": sheet.head,
+        "notes": sheet.notes,
+    }
+    told |= {f"lines[{k}]": line for k, line in enumerate(sheet.lines)}
+    for name, texts in told.items():
+        for text in texts:
+            check_type(name, text, str)
+    for caption, figure in sheet.figures.items():
+        check_type(f"figures[{caption!r}]", figure, Figure)
+    for tile in sheet.tiles:
+        if len(tile) != 2:
+            raise ValueError(f"tiles must be pairs of a number and what it is, got {tile!r}")
+    lost = sorted(k for k in sheet.bold if k not in range(len(sheet.lines)))
+    if lost:
+        raise ValueError(f"bold must name lines from 0 to {len(sheet.lines) - 1}, got {lost}")
