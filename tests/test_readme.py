@@ -40,8 +40,8 @@ def test_the_options_that_commands_share_are_theirs(capsys) -> None:
     sentence = re.search(r"^Each takes `--help`.*$", README, re.MULTILINE)
     assert sentence is not None
     assert sentence[0] == (
-        "Each takes `--help` and `--json`; all but `conformance` and `cite` take `--device` and `--seed`, and all of these but "
-        "`bench` take `--dtype`."
+        "Each takes `--help` and `--json`; all but `conformance` and `cite` take `--device` and `--seed`, and all of these "
+        "but `bench` take `--dtype`."
     )
     for command in ("verify", "train", "sample", "likelihood", "elbo", "reward", "finetune", "paths", "cite"):
         with pytest.raises(SystemExit):
