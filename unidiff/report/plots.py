@@ -14,7 +14,7 @@ from unidiff.identities.report import Report
 from unidiff.report.summary import tightness
 
 COLORS = {"pass": "#2f7d4f", "fail": "#c0392b", "inconclusive": "#b7791f", "gap": "#2b6cb0", "convention": "#6b5ca5"}
-LINES = ("#1f4e79", "#c0392b", "#2f7d4f", "#b7791f", "#6b4c9a", "#11868f", "#7f7f7f")
+LINES = ("#2f7ab8", "#c0392b", "#2f7d4f", "#b7791f", "#6b4c9a", "#11868f", "#7f7f7f")
 _LAWS = ("algebraic", "monte_carlo", "quadrature", "order", "bound")
 _UNITS = {
     "algebraic": "difference in units of κ, against 64 eps",

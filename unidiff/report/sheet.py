@@ -51,7 +51,7 @@ def write_sheet(sheet: Sheet, folder: str | Path) -> Path:
         if len(line) != len(sheet.head):
             raise ValueError(f"lines must have {len(sheet.head)} cells as the head, got {len(line)}: {list(line)}")
     shown = "".join(
-        f"<figure class='wide'><figcaption>{html.escape(caption)}</figcaption>{plots.as_svg(figure)}</figure>"
+        f"<figure class='wide' tabindex='0'><figcaption>{html.escape(caption)}</figcaption>{plots.as_svg(figure)}</figure>"
         for caption, figure in sheet.figures.items()
     )
     cells = [
