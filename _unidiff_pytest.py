@@ -104,7 +104,8 @@ def unidiff_generator(
 
     # Not the node's id, whose path depends on the folder that the run was started for.
     node = request.node
-    function = isinstance(node, pytest.Function)
-    own = f"{node.module.__name__}.{node.getmodpath(stopatmodule=True)}" if function else node.name
+    own = node.name
+    if isinstance(node, pytest.Function) and node.module is not None:
+        own = f"{node.module.__name__}.{node.getmodpath(stopatmodule=True)}"
     digest = hashlib.sha256(f"{unidiff_seed}/{own}".encode()).digest()
     return torch.Generator(unidiff_device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -198,7 +198,7 @@ def test_formulas_stand_side_by_side_with_two_cues() -> None:
         side_by_side({"score": "x", "energy": "y"})
     for bad in (r"\frac{", 1):
         with pytest.raises(ValueError, match="formulas must be LaTeX"):
-            side_by_side({"score": "x", "ebm": bad})
+            side_by_side({"score": "x", "ebm": bad})  # pyright: ignore[reportArgumentType]
 
 
 def test_no_two_views_look_alike() -> None:

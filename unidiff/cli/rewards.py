@@ -110,7 +110,7 @@ def _head(argument: str, path: Path, kind: type, bench: Bench) -> Any:
     if not isinstance(head, kind):
         raise ValueError(f"{argument} must be a {kind.__name__}, {path} holds a {type(head).__name__}")
     if head.trunk.event_shape != bench.event_shape:
-        flat = len(bench.event_shape) == 1 and head.trunk.event_shape.numel() == bench.event_shape[0]
+        flat = len(bench.event_shape) == 1 and math.prod(head.trunk.event_shape) == bench.event_shape[0]
         cure = "; `unidiff reward --flat` fits one to vectors" if flat else ""
         raise ValueError(
             f"{argument} must be of data of shape {list(bench.event_shape)}, {path} is of "
