@@ -15,13 +15,8 @@ os.environ.setdefault(
 )  # of the notebooks' kernels: two threads on a busy machine wait for each other
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 
-from nbclient import NotebookClient  # noqa: E402
-
 import unidiff  # noqa: E402
 from unidiff.report.document import style  # noqa: E402
-
-# A command's output comes in pieces, which are joined where they were cut.
-NotebookClient.coalesce_streams.default_value = True
 
 # The notebooks live beside the package; Sphinx reads what lies below its own folder.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
@@ -48,6 +43,7 @@ extensions = [
     "extensions.mathtext",
     "extensions.gallery",
     "extensions.reference",
+    "extensions.streams",
 ]
 exclude_patterns = ["extensions", "site", "**/.ipynb_checkpoints"]
 html_math_renderer = "mathtext"
@@ -61,6 +57,7 @@ nb_execution_mode = os.environ.get("UNIDIFF_NOTEBOOKS", "force")  # "off" to loo
 nb_execution_timeout = 900  # of one cell, on a machine that has other work
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
