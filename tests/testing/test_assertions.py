@@ -103,7 +103,7 @@ def test_covariances_are_compared_and_a_side_without_one_is_diagonal() -> None:
         assert_gaussian_equal(other, world)
     normal = torch.distributions.Normal(world.mean, world.variance.sqrt())
     for side in (torch.distributions.Independent(normal, 1), normal, (world.mean, world.variance)):
-        with pytest.raises(AssertionError, match=r"covariance\[0, 1\]: got 0, expected 0.3"):
+        with pytest.raises(AssertionError, match=r"covariance\[(0, 1|1, 0)\]: got 0, expected 0.3"):
             assert_gaussian_equal(side, world)
         with pytest.raises(AssertionError, match=r"covariance\[0, 1\]: got 0.3, expected 0"):
             assert_gaussian_equal(world, side)
