@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from unidiff.identities.case import Case
 from unidiff.identities.laws import Sides, excess_ratio, judge_algebraic
 from unidiff.identities.report import Verdict
 from unidiff.identities.subjects import DTYPES, SCHEDULES, exact_case
-from unidiff.report.plots import as_svg, new_figure
+from unidiff.report.plots import COLORS, as_svg, new_figure, plain
 from unidiff.report.views import look
 from unidiff.worlds import library
 from unidiff.worlds.world import World
@@ -85,16 +86,14 @@ class Comparison:
         across = min(4, len(names))
         down = -(-len(names) // across)
         figure = new_figure(2.65 * across, 0.55 + 2.1 * down)
-        grid = np.atleast_1d(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)).reshape(-1)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).reshape(-1)
         colours = dict(zip(DTYPES, (look(view).colour for view in self.views), strict=True))
         for axes, name in zip(grid, names, strict=False):
             for dtype, panel in self.panels[name].items():
                 self._draw(axes, dtype, panel, colours[dtype])
             axes.set_title(name, fontsize=9)
             axes.set_yscale("log")
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(length=2, labelsize=8)
+            plain(axes)
             axes.grid(color="#e4e4e4", linewidth=0.6)
         for axes in grid[len(names) :]:
             axes.set_visible(False)
@@ -108,10 +107,7 @@ class Comparison:
         return figure
 
     @staticmethod
-    def _draw(axes: object, dtype: str, panel: Panel, colour: str) -> None:
-        from matplotlib.axes import Axes
-
-        assert isinstance(axes, Axes)
+    def _draw(axes: Axes, dtype: str, panel: Panel, colour: str) -> None:
         out = panel.residual > panel.tolerance
         shown = np.clip(np.nan_to_num(panel.residual, nan=np.inf), _LEAST, 1e6)
         axes.axhline(
@@ -122,7 +118,9 @@ class Comparison:
             panel.log_snr, shown, s=9, marker=_MARKS[dtype], color=colour, alpha=0.75, linewidths=0, label=dtype
         )
         if out.any():
-            axes.scatter(panel.log_snr[out], shown[out], s=26, marker="x", color="#c0392b", linewidths=1.1, zorder=4)
+            axes.scatter(
+                panel.log_snr[out], shown[out], s=26, marker="x", color=COLORS["fail"], linewidths=1.1, zorder=4
+            )
 
     def _repr_html_(self) -> str:
         return f"<div class='comparison'>{as_svg(self.figure())}<p><b>{self!r}</b></p></div>"
@@ -186,11 +184,10 @@ def _panel(case: Case, left: Side, right: Side, kappa: Side | None) -> Panel:
     one, other = (_numbers(case, name, side(case)) for name, side in (("left", left), ("right", right)))
     if one.shape != other.shape:
         raise ValueError(f"left and right must return one shape, got {list(one.shape)} and {list(other.shape)}")
-    one, other = one.flatten(1), other.flatten(1)
     if kappa is None:
         size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
     else:
-        size = _numbers(case, "kappa", kappa(case)).flatten(1).abs()
+        size = _numbers(case, "kappa", kappa(case)).abs()
         if size.shape[1] not in (1, one.shape[1]):
             raise ValueError(
                 f"kappa must return [{case.batch}] or the sides' shape, got {size.shape[1]} numbers a member"

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from unidiff.report.plots import LINES, new_figure
+from unidiff.report.plots import LINES, new_figure, plain
 from unidiff.rl.estimates import EstimatedOptimum
 
 
@@ -44,9 +44,7 @@ def curves(lines: Sequence[Mapping[str, float]], optimum: EstimatedOptimum | Non
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(color="#e4e4e4", linewidth=0.6)
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(length=2, labelsize=8)
+        plain(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=8)
     kl.set_ylim(bottom=0)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from unidiff.core.boundary import check_finite, check_type
 from unidiff.identities.laws import ALGEBRAIC_C
-from unidiff.report.plots import as_svg, new_figure
+from unidiff.report.plots import as_svg, new_figure, plain
 from unidiff.report.views import look
 
 _FEWEST = 16
 LEVEL = 0.99
+_WIDTH = float(norm.isf((1 - LEVEL) / 2))  # of half the interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Shrinking:
     @property
     def score(self) -> float:
         """|mean − value| in standard errors, with all the draws, beyond what rounding may do."""
-        standard_error = self.half[-1] / float(norm.isf((1 - LEVEL) / 2))
+        standard_error = self.half[-1] / _WIDTH
         off = max(0.0, abs(self.mean[-1] - self.value) - self.rounding)
         return float(off / standard_error) if standard_error > 0 else (0.0 if off == 0 else math.inf)
 
@@ -82,9 +83,7 @@ class Shrinking:
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_xlabel("draws n")
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(length=2, labelsize=8)
+            plain(axes)
             axes.grid(color="#e4e4e4", linewidth=0.6)
             axes.legend(frameon=False, fontsize=8)
         return figure
@@ -120,18 +119,15 @@ def shrinking(draws: Tensor, value: float | Tensor, *, views: tuple[str, str], n
     if draws.ndim != 1 or draws.shape[0] < 64:
         raise ValueError(f"draws must be at least 64 numbers [N], got shape {list(draws.shape)}")
     check_finite("draws", draws)
-    known = (
-        float(value) if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1) else None
-    )
-    if known is None:
+    if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.numel() == 1):
         raise TypeError(f"value must be one number, got {value!r}")
+    known = float(value)
     if not math.isfinite(known):
         raise ValueError(f"value must be finite, got {known}")
     x = draws.detach().to("cpu", torch.float64).numpy()
     n = np.unique(np.geomspace(_FEWEST, len(x), 40).round().astype(int))
-    width = float(norm.isf((1 - LEVEL) / 2))
     mean = np.array([x[:k].mean() for k in n])
-    half = np.array([width * x[:k].std(ddof=1) / math.sqrt(k) for k in n])
+    half = np.array([_WIDTH * x[:k].std(ddof=1) / math.sqrt(k) for k in n])
     eps = torch.finfo(draws.dtype if draws.is_floating_point() else torch.float64).eps
     rounding = ALGEBRAIC_C * eps * max(abs(known), float(np.abs(x).mean()))
     return Shrinking(n, mean, half, known, views, name, rounding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from unidiff.report.plots import LINES, new_figure
+from unidiff.report.plots import LINES, new_figure, plain
 
 
 def ledger(log_snr: np.ndarray, terms: np.ndarray, errors: np.ndarray, ends: tuple[float, float], dim: int) -> Figure:
@@ -48,8 +48,6 @@ def ledger(log_snr: np.ndarray, terms: np.ndarray, errors: np.ndarray, ends: tup
     for axes in (rate, total):
         axes.set_xlabel("log-SNR λ")
         axes.grid(color="#e4e4e4", linewidth=0.6)
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(length=2, labelsize=8)
+        plain(axes)
     rate.set_ylim(bottom=0)
     return figure

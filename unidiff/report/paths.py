@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from unidiff.report.plots import LINES, new_figure
+from unidiff.report.plots import LINES, new_figure, plain
 
 MARKS = "osD^vPX*"
 
@@ -55,8 +55,6 @@ def paths(
     prices.set_title("what they cost", fontsize=9)
     prices.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (places, prices):
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(length=2, labelsize=8)
+        plain(axes)
     places.spines["left"].set_visible(False)
     return figure

@@ -64,7 +64,7 @@ def overview(report: Report) -> Figure:
     axes.set_xlabel("residual / tolerance")
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     axes.minorticks_off()
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -94,7 +94,7 @@ def figure_of(entry: dict[str, Any]) -> Figure:
     if len(data["series"]) > 1:
         axes.legend(frameon=False, fontsize=8)
     axes.grid(color="#e4e4e4", linewidth=0.6)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -115,7 +115,7 @@ def scatter(
         axes.set_ylabel(labels[1])
     if len(series) > 1:
         axes.legend(frameon=False, markerscale=2)
-    _plain(axes)
+    plain(axes)
 
 
 def maps(panels: list[dict[str, Any]], reach: float) -> Figure:
@@ -135,7 +135,8 @@ def maps(panels: list[dict[str, Any]], reach: float) -> Figure:
     return figure
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """No box and no ground: two spines and short ticks."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=2, labelsize=8)

@@ -47,9 +47,6 @@ def write_sheet(sheet: Sheet, folder: str | Path) -> Path:
         TypeError: text that is none, notes that are one text.
     """
     _check(sheet)
-    for line in sheet.lines:
-        if len(line) != len(sheet.head):
-            raise ValueError(f"lines must have {len(sheet.head)} cells as the head, got {len(line)}: {list(line)}")
     shown = "".join(
         f"<figure class='wide' tabindex='0'><figcaption>{html.escape(caption)}</figcaption>{plots.as_svg(figure)}</figure>"
         for caption, figure in sheet.figures.items()
@@ -90,3 +87,6 @@ def _check(sheet: Sheet) -> None:
     lost = sorted(k for k in sheet.bold if k not in range(len(sheet.lines)))
     if lost:
         raise ValueError(f"bold must name lines from 0 to {len(sheet.lines) - 1}, got {lost}")
+    for line in sheet.lines:
+        if len(line) != len(sheet.head):
+            raise ValueError(f"lines must have {len(sheet.head)} cells as the head, got {len(line)}: {list(line)}")

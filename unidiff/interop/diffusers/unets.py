@@ -61,8 +61,8 @@ def core(
     check_type("unet", unet, nn.Module)
     _check_class(unet)
     config = attribute(unet, "config", "unet")
-    for name in ("time_embedding_type", "time_cond_proj_dim"):
-        _refuse(config, name, (None, "positional") if name == "time_embedding_type" else (None,))
+    _refuse(config, "time_embedding_type", (None, "positional"))
+    _refuse(config, "time_cond_proj_dim", (None,))
     if num_classes is not None:
         check_count("num_classes", num_classes)
     kind = attribute(attribute(scheduler, "config"), "prediction_type")
